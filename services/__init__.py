@@ -1,0 +1,1 @@
+"""The processes of STDWeb, one folder each; they meet only in `shared.contracts` and on the broker."""

@@ -1,0 +1,15 @@
+"""Every option of every step: default, unit, bound. The gateway validates with these models, the services run with them."""
+
+from .base import MAX_CONFIG_BYTES, MAX_KEY_LENGTH, StepParams
+from .cleanup import CleanupParams
+from .inspect import InspectParams
+from .photometry import PhotometryParams
+
+__all__ = [
+    "MAX_CONFIG_BYTES",
+    "MAX_KEY_LENGTH",
+    "CleanupParams",
+    "InspectParams",
+    "PhotometryParams",
+    "StepParams",
+]

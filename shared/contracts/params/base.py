@@ -1,0 +1,62 @@
+"""What the option models of all steps share."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from ..bands import CATALOGS, FILTERS, band_of
+
+MAX_CONFIG_BYTES: Final = 256 * 1024
+MAX_KEY_LENGTH: Final = 64
+
+
+class StepParams(BaseModel):
+    """Options of one step; keys that belong to others are ignored, numbers may be given as strings.
+
+    A key whose value is None counts as absent.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        validate_default=False,
+    )
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "StepParams":
+        """Read the options from a task's config.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            When a known key has a bad value.
+        """
+        return cls.model_validate({key: value for key, value in config.items() if value is not None})
+
+
+def _blank_to_none(value: Any) -> Any:  # noqa: ANN401  a validator sees whatever a client sent
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _band(value: str) -> str:
+    code = band_of(value)
+    if code is None:
+        msg = f"unknown filter; allowed: {', '.join(FILTERS)} and their aliases (see /api/reference/filters/)"
+        raise ValueError(msg)
+    return code
+
+
+def _catalog(value: str) -> str:
+    if value not in CATALOGS:
+        msg = f"unknown catalogue; allowed: {', '.join(CATALOGS)}"
+        raise ValueError(msg)
+    return value
+
+
+Text = Annotated[str, StringConstraints(max_length=4096), BeforeValidator(_blank_to_none)]
+BandCode = Annotated[str, StringConstraints(max_length=64), AfterValidator(_band)]
+CatalogCode = Annotated[str, StringConstraints(max_length=64), AfterValidator(_catalog)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Magnitude = Annotated[float, Field(ge=-50, le=50)]
