@@ -18,7 +18,7 @@ class StepError(Exception):
 
     retry: ClassVar[bool] = False
 
-    def __init__(self, code: str, user_message: str, **details: Any) -> None:  # noqa: ANN401  facts of any kind
+    def __init__(self, code: str, user_message: str, **details: Any) -> None:
         super().__init__(user_message)
         self.code = code
         self.user_message = user_message

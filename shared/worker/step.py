@@ -44,7 +44,7 @@ class StepContext:
     config
         The whole config: what was asked over what earlier steps computed.
     work
-        The attempt's own folder. Whatever of `Step.files` is in it when `run` returns is committed, the rest is dropped.
+        The attempt's own folder. What of `Step.files` is in it when `run` returns is committed, the rest is dropped.
     resources
         What the site gives.
     find

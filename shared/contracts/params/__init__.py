@@ -1,4 +1,4 @@
-"""Every option of every step: default, unit, bound. The gateway validates with these models, the services run with them."""
+"""Every option of every step: default, unit, bound. The gateway validates with these models, services run with them."""
 
 from .base import MAX_CONFIG_BYTES, MAX_KEY_LENGTH, StepParams
 from .cleanup import CleanupParams

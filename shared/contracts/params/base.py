@@ -36,7 +36,7 @@ class StepParams(BaseModel):
         return cls.model_validate({key: value for key, value in config.items() if value is not None})
 
 
-def _blank_to_none(value: Any) -> Any:  # noqa: ANN401  a validator sees whatever a client sent
+def _blank_to_none(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 

@@ -11,7 +11,7 @@ SpatialOrder = Annotated[int, Field(ge=0, le=8)]
 
 
 class PhotometryParams(StepParams):
-    """Options of `photometry`; None means: from the header, from `inspect`, or by the rule that the description gives."""
+    """Options of `photometry`; None means: from the header, from `inspect`, or by the described rule."""
 
     # what inspect resolved, or the user overrode
     target: Text | None = Field(None, description="Targets, one a line")

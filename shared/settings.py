@@ -1,0 +1,86 @@
+"""Parts of the settings of every process, read from `STDWEB_…` variables of the environment.
+
+Each process has one class made of these parts; it is read in its `__main__` and handed down. Secrets have no default.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "STDWEB_"
+
+KNOWN: set[str] = set()
+"""Every setting of every process of ours: all of them read the same environment, and none may hold another name."""
+
+
+class ProcessSettings(BaseSettings):
+    """What every process is told; unknown `STDWEB_` names stop the start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    amqp_url: SecretStr = Field(description="Broker, amqp(s)://user:password@host:port/vhost")
+    data_dir: Path = Field(description="Shared volume with the folders tasks, data and cache")
+    log_format: Literal["json", "console"] = Field("json", description="Form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
+    health_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics of a service")
+    health_port: int = Field(0, ge=0, le=65535, description="Port of the same; 0 picks a free one")
+    broker_settle_s: float = Field(20, gt=0, description="How long to wait for a confirmation of the broker, seconds")
+    heartbeat_s: float = Field(5, gt=0, description="Period of signs of life of a running step, seconds")
+    lease_s: float = Field(30, gt=0, description="A lease unchanged for so long may be taken over, seconds")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        KNOWN.update(cls.model_fields)
+
+    @model_validator(mode="after")
+    def _no_unknown_names(self) -> Self:
+        names = {name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)}
+        unknown = sorted(names - KNOWN)
+        if unknown:
+            msg = f"unknown settings: {', '.join(PREFIX + name.upper() for name in unknown)}"
+            raise ValueError(msg)
+        return self
+
+
+def _paths(value: object) -> object:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class GatewaySettings(ProcessSettings):
+    """Settings of the gateway."""
+
+    mongo_url: SecretStr = Field(description="Store, mongodb://…/database")
+    host: str = Field("127.0.0.1", description="Address that the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on")
+    path_prefix: str = Field("tasks", description="Prefix of `path` of a task, as people who mount the volume see it")
+    max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest upload, bytes")
+    reserve_bytes: int = Field(2**30, ge=0, description="Free space below which uploads are refused, bytes")
+    max_steps_per_user: int = Field(64, gt=0, description="Steps of one user released to one queue at a time")
+    silent_after_s: float = Field(60, gt=0, description="A started step silent for so long is tried again, seconds")
+    republish_after_s: float = Field(300, gt=0, description="A published step not started is published again, seconds")
+    reconcile_every_s: float = Field(5, gt=0, description="Period of the reconciler, seconds")
+
+
+class WorkerSettings(ProcessSettings):
+    """Settings of a step service."""
+
+    slots: int = Field(1, ge=1, le=256, description="Steps worked on at once; one a core")
+    step_memory_bytes: int = Field(8 * 2**30, gt=0, description="Memory of a step with all its programs, bytes")
+    max_child_deaths: int = Field(3, ge=1, description="Deaths of a step's process after which the step fails")
+    lease_poll_s: float = Field(10, gt=0, description="Delay of a message whose step another worker holds, seconds")
+    mirror_dir: Path | None = Field(None, description="Folder of local catalogue mirrors (HATS)")
+    astrometry_indexes: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders with index files of Astrometry.net, separated by colons"
+    )
+    ca_bundle: Path | None = Field(None, description="CA certificates for archives, PEM")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: object) -> object:
+        if isinstance(values, dict) and "astrometry_indexes" in values:
+            return {**values, "astrometry_indexes": _paths(values["astrometry_indexes"])}
+        return values

@@ -1,0 +1,39 @@
+"""The folder of a task on the shared volume: safe names, atomic publication, leases, fences.
+
+::
+
+    tasks/<id>/.run                                  run marker: which run may work here
+    tasks/<id>/.inputs/                              what the user uploaded, but image.fits
+    tasks/<id>/.results/<seq>-<rank>-<step>/         commits, each whole, with a manifest
+    tasks/<id>/.work/<run>-<step>-<attempt>/<owner>/ an attempt at work
+    tasks/<id>/*                                     flat view, hard links, derived
+    tasks/.trash/<unique>                            set aside, swept later
+    tasks/.incoming/<unique>                         uploads that are not whole yet
+
+A commit is one `rename(2)` of an attempt's folder into `.results`. It hides, in the same instant, every earlier commit
+of its own and of higher rank (`visible`), which are swept afterwards. The sequence number belongs to the step of the
+run and not to the attempt: of two attempts only one finds the name free. A fence is a rename as well: it takes the
+attempt's folder away, so that a worker that was frozen has nothing left to commit.
+"""
+
+from .attempt import Attempt, AttemptKey, Fenced, claim, look
+from .commits import Commit, Manifest, visible
+from .folder import Entry, NotFound, TaskDir, TasksRoot
+from .names import BadName, safe_parts
+
+__all__ = [
+    "Attempt",
+    "AttemptKey",
+    "BadName",
+    "Commit",
+    "Entry",
+    "Fenced",
+    "Manifest",
+    "NotFound",
+    "TaskDir",
+    "TasksRoot",
+    "claim",
+    "look",
+    "safe_parts",
+    "visible",
+]

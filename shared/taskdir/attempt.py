@@ -1,0 +1,118 @@
+"""An attempt at a step: claimed, kept alive, committed or fenced."""
+
+import contextlib
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .commits import Commit, Manifest
+from .folder import WORK, NotFound, TaskDir, delete
+
+_LEASE: Final = "lease"
+
+
+class Fenced(Exception):
+    """The attempt's folder was taken away: cancelled, deleted, or taken over. Nothing of it may be published."""
+
+
+@dataclass(frozen=True)
+class AttemptKey:
+    """Which attempt at which step of which run."""
+
+    run_id: str
+    step: str
+    attempt: int
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in `.work`."""
+        return f"{self.run_id}-{self.step}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A claimed attempt: its folder is ours until a fence takes it.
+
+    Parameters
+    ----------
+    work
+        Where the step writes.
+    owner
+        Unique name of this claim, so that a worker that was frozen never commits another's work.
+    """
+
+    task: TaskDir
+    key: AttemptKey
+    owner: str
+    work: Path
+    lease_fd: int
+
+    def beat(self, count: int) -> None:
+        """Show that the attempt is alive. Written through the descriptor: after a fence it changes nothing."""
+        os.pwrite(self.lease_fd, f"{self.owner} {count:012d}".encode(), 0)
+
+    def held(self) -> bool:
+        """Tell whether no fence has taken the folder."""
+        return self.work.is_dir()
+
+    def commit(self, commit: Commit, manifest: Manifest) -> None:
+        """Publish what is in the folder as it is.
+
+        Raises
+        ------
+        Fenced
+            When another has the commit, or the folder is gone.
+        """
+        if not self.task.commit(self.work, commit, manifest):
+            raise Fenced
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the attempt and delete what is left of it."""
+        with contextlib.suppress(OSError):
+            os.close(self.lease_fd)
+        parent = self.work.parent
+        if (parent / _LEASE).exists() and _owner_of(parent) == self.owner:
+            delete(parent)
+
+
+def look(task: TaskDir, key: AttemptKey) -> str | None:
+    """Read the lease of an attempt; None when nobody works at it. It is alive as long as this value changes."""
+    try:
+        return (task.path / WORK / key.folder / _LEASE).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def claim(task: TaskDir, key: AttemptKey) -> Attempt:
+    """Take an attempt, fencing whoever had it.
+
+    The caller checks the run marker afterwards: a cancel that wrote it before this claim has fenced nothing of ours.
+
+    Raises
+    ------
+    NotFound
+        When the task has no folder.
+    """
+    owner = uuid.uuid4().hex
+    folder = task.path / WORK / key.folder
+    try:
+        (task.path / WORK).mkdir(exist_ok=True)
+        task.root.trash(folder)
+        work = folder / owner
+        folder.mkdir(exist_ok=True)
+        work.mkdir()
+        lease_fd = os.open(folder / _LEASE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    except FileNotFoundError as error:
+        raise NotFound(task.task_id) from error
+    attempt = Attempt(task, key, owner, work, lease_fd)
+    attempt.beat(0)
+    return attempt
+
+
+def _owner_of(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (folder / _LEASE).read_text().split(" ")[0]
+    return ""

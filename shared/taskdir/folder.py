@@ -1,0 +1,383 @@
+"""Files of a task by name: through the newest commits, then what the user uploaded."""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .commits import MANIFEST, Commit, Manifest, list_commits, visible
+from .names import BadName, open_directory, open_root, safe_parts
+from .view import rebuild_view
+
+INPUTS: Final = ".inputs"
+RESULTS: Final = ".results"
+WORK: Final = ".work"
+RUN_MARKER: Final = ".run"
+_TRASH: Final = ".trash"
+_INCOMING: Final = ".incoming"
+_RETRIES: Final = 5  # a commit may be swept between being listed and being opened
+
+
+class NotFound(LookupError):
+    """No such task folder, or no such file in it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of a task.
+
+    Parameters
+    ----------
+    path
+        Name relative to the task's folder.
+    size
+        Bytes; 0 for a folder.
+    modified
+        Seconds since the epoch.
+    """
+
+    path: str
+    size: int
+    modified: float
+    is_dir: bool
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+class TasksRoot:
+    """The folder that holds the folders of all tasks.
+
+    Parameters
+    ----------
+    data_dir
+        The shared volume.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / "tasks"
+        for part in (self.path, self.path / _TRASH, self.path / _INCOMING):
+            part.mkdir(parents=True, exist_ok=True)
+
+    def task(self, task_id: int) -> "TaskDir":
+        """Give the folder of a task, which need not exist."""
+        return TaskDir(self, task_id)
+
+    def incoming(self) -> Path:
+        """Name a new file for an upload; the caller writes it, and moves or removes it."""
+        return self.path / _INCOMING / uuid.uuid4().hex
+
+    def trash(self, path: Path) -> bool:
+        """Set a file or folder aside, in one rename. Returns whether there was one."""
+        try:
+            path.rename(self.path / _TRASH / uuid.uuid4().hex)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep(self, older_than_s: float, now: float) -> int:
+        """Delete what was set aside, and uploads that nobody finished, unchanged for `older_than_s` seconds.
+
+        Returns
+        -------
+        int
+            How many were deleted.
+        """
+        swept = 0
+        for folder in (_TRASH, _INCOMING):
+            for entry in (self.path / folder).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if now - entry.lstat().st_ctime < older_than_s:
+                        continue
+                    delete(entry)
+                    swept += 1
+        return swept
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a whole folder; links are removed, not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class TaskDir:
+    """One task's folder.
+
+    Parameters
+    ----------
+    root
+        Where it is.
+    task_id
+        The task.
+    """
+
+    def __init__(self, root: TasksRoot, task_id: int) -> None:
+        self.root = root
+        self.task_id = task_id
+        self.path = root.path / str(task_id)
+
+    # ---- the folder itself
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises
+        ------
+        FileExistsError
+            When there is one.
+        """
+        self.path.mkdir()
+        (self.path / INPUTS).mkdir()
+        (self.path / RESULTS).mkdir()
+
+    def exists(self) -> bool:
+        """Tell whether the task has a folder."""
+        return self.path.is_dir()
+
+    def set_aside(self) -> bool:
+        """Take the whole folder away, at once; nothing can be committed to it any more."""
+        return self.root.trash(self.path)
+
+    # ---- runs
+
+    def write_marker(self, run_id: str | None) -> None:
+        """Say which run may work here; None forbids all. Written before publishing, and at cancel."""
+        temporary = self.path / f"{RUN_MARKER}.{uuid.uuid4().hex}"
+        try:
+            temporary.write_text(run_id or "")
+            temporary.replace(self.path / RUN_MARKER)
+        except FileNotFoundError as error:
+            raise NotFound from error
+
+    def read_marker(self) -> str | None:
+        """Tell which run may work here; None when none may."""
+        try:
+            return (self.path / RUN_MARKER).read_text() or None
+        except FileNotFoundError:
+            return None
+
+    def fence(self) -> None:
+        """Take every attempt's folder away: none of them can commit any more."""
+        self.root.trash(self.path / WORK)
+
+    # ---- commits
+
+    def commits(self) -> list[Commit]:
+        """List the commits that count, the newest first."""
+        try:
+            fd = open_root(self.path / RESULTS)
+        except FileNotFoundError:
+            return []
+        try:
+            return visible(list_commits(fd))
+        finally:
+            os.close(fd)
+
+    def manifest(self, commit: Commit) -> Manifest | None:
+        """Read what a commit holds; None when there is no such commit."""
+        try:
+            return Manifest.model_validate_json((self.path / RESULTS / commit.folder / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def commit(self, source: Path, commit: Commit, manifest: Manifest) -> bool:
+        """Publish a folder as a commit, with one rename, then rebuild the view and sweep what is hidden.
+
+        Returns
+        -------
+        bool
+            False when that commit, or the source, was gone: another has it, or a fence came first.
+        """
+        target = self.path / RESULTS / commit.folder
+        manifest_path = source / MANIFEST
+        try:
+            with manifest_path.open("wb") as file:
+                file.write(manifest.model_dump_json().encode())
+                file.flush()
+                os.fsync(file.fileno())
+            source.rename(target)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE}:
+                raise
+            # on NFS the answer to a rename that took place may be lost: the owner in the target tells
+            seen = self.manifest(commit)
+            if seen is None or seen.owner != manifest.owner:
+                return False
+        self.tidy()
+        return True
+
+    def tidy(self) -> None:
+        """Rebuild the flat view and sweep hidden commits; anyone may, at any time."""
+        rebuild_view(self.path, self._layers())
+        shown = set(self.commits())
+        with contextlib.suppress(FileNotFoundError):
+            for entry in (self.path / RESULTS).iterdir():
+                commit = Commit.parse(entry.name)
+                # a later one that appeared meanwhile is not in `shown`, and must stay
+                if commit and commit not in shown and any(other.seq > commit.seq for other in shown):
+                    self.root.trash(entry)
+
+    # ---- files by name
+
+    def _layers(self) -> list[Path]:
+        """List the folders that hold files, the one that wins first."""
+        return [*(self.path / RESULTS / commit.folder for commit in self.commits()), self.path / INPUTS]
+
+    def find(self, name: str) -> Path | None:
+        """Resolve a name to the path of a regular file, for programs that want one; None when absent."""
+        try:
+            path, fd = self._open(safe_parts(name))
+        except (NotFound, BadName):
+            return None
+        os.close(fd)
+        return path
+
+    def open(self, name: str) -> tuple[int, os.stat_result]:
+        """Open a regular file for reading.
+
+        Returns
+        -------
+        tuple
+            Descriptor, which the caller closes, and its status.
+
+        Raises
+        ------
+        NotFound
+            When there is no such file, or the name cannot be one.
+        """
+        try:
+            _, fd = self._open(safe_parts(name))
+        except BadName as error:
+            raise NotFound from error
+        return fd, os.fstat(fd)
+
+    def _open(self, parts: tuple[str, ...]) -> tuple[Path, int]:
+        for _ in range(_RETRIES):
+            layers = self._layers()
+            for layer in layers:
+                with contextlib.suppress(OSError), _at(layer, parts[:-1]) as parent:
+                    fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+                    if stat.S_ISREG(os.fstat(fd).st_mode):
+                        return layer.joinpath(*parts), fd
+                    os.close(fd)
+            if layers == self._layers():
+                break
+        raise NotFound("/".join(parts))
+
+    def list(self, path: str = "") -> list[Entry]:
+        """List a folder of the task, by name.
+
+        Raises
+        ------
+        NotFound
+            When there is no such folder.
+        """
+        try:
+            parts = safe_parts(path) if path.strip("/") else ()
+        except BadName as error:
+            raise NotFound from error
+        found: dict[str, Entry] = {}
+        seen = False
+        for layer in self._layers():
+            with contextlib.suppress(OSError), _at(layer, parts) as fd:
+                seen = True
+                for name in os.listdir(fd):
+                    if name.startswith(".") or name in found:
+                        continue
+                    with contextlib.suppress(OSError):
+                        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                        is_dir = stat.S_ISDIR(status.st_mode)
+                        if is_dir or stat.S_ISREG(status.st_mode):
+                            size = 0 if is_dir else status.st_size
+                            found[name] = Entry("/".join((*parts, name)), size, status.st_mtime, is_dir)
+        if not seen:
+            raise NotFound(path)
+        return [found[name] for name in sorted(found)]
+
+    def put(self, name: str, source: Path) -> int:
+        """Move a file in under a name, replacing the old one atomically; parents are made.
+
+        Where a commit holds the name its file is replaced, else the file goes to the user's inputs.
+
+        Returns
+        -------
+        int
+            Size in bytes.
+
+        Raises
+        ------
+        BadName
+            When no file can have that name, or a folder has it.
+        NotFound
+            When the task has no folder.
+        """
+        parts = safe_parts(name)
+        return self._in_layer(parts, lambda layer: _put(layer, parts, source))
+
+    def _in_layer(self, parts: tuple[str, ...], put: Callable[[Path], int]) -> int:
+        if not self.exists():
+            raise NotFound(self.task_id)
+        holders = [layer for layer in self._layers() if os.path.lexists(layer.joinpath(*parts))]
+        size = put(holders[0] if holders else self.path / INPUTS)
+        rebuild_view(self.path, self._layers())
+        return size
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder.
+
+        Raises
+        ------
+        NotFound
+            When there is none.
+        """
+        try:
+            parts = safe_parts(name)
+        except BadName as error:
+            raise NotFound from error
+        removed = False
+        for layer in self._layers():
+            with contextlib.suppress(OSError), _at(layer, parts[:-1]) as parent:
+                os.rename(parts[-1], self.root.path / _TRASH / uuid.uuid4().hex, src_dir_fd=parent)
+                removed = True
+        if not removed:
+            raise NotFound(name)
+        rebuild_view(self.path, self._layers())
+
+
+@contextlib.contextmanager
+def _at(layer: Path, parts: tuple[str, ...], *, make: bool = False) -> Iterator[int]:
+    root = open_root(layer)
+    try:
+        fd = open_directory(parts, root, make=make)
+    finally:
+        os.close(root)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _put(layer: Path, parts: tuple[str, ...], source: Path) -> int:
+    size = source.stat().st_size
+    try:
+        with _at(layer, parts[:-1], make=True) as parent:
+            os.rename(source, parts[-1], dst_dir_fd=parent)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        msg = "a folder has that name" if isinstance(error, IsADirectoryError) else "a part of the path is a file"
+        raise BadName(msg) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            msg = "a part of the path is a link"
+            raise BadName(msg) from error
+        raise
+    return size
