@@ -1,0 +1,1 @@
+"""Science that step services share: FITS, WCS, astrometry, catalogues, archives."""

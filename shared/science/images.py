@@ -1,0 +1,261 @@
+"""Reading the image of a task, whatever FITS dialect it is in, and writing results."""
+
+import gzip
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+from numpy.typing import NDArray
+
+from ..errors import DataError
+
+MAX_PIXELS: Final = 450_000_000
+"""Largest plane that is read; a little above 20,000 × 20,000."""
+
+_MAX_UNPACKED_BYTES: Final = 8 * MAX_PIXELS + 64 * 1024 * 1024
+"""Largest content of a gzipped file: one plane of doubles, and headers. Stops decompression bombs."""
+
+_CHUNK_BYTES: Final = 1 << 20
+_PLANE_AXES: Final = 2
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_FITS_MAGIC: Final = b"SIMPLE"
+
+# Pan-STARRS stores f as x = 2.5 log10(e) asinh((f - BOFFSET) / (2 BSOFTEN)); Waters et al. 2020, section 3.4
+_ASINH_SCALE: Final = 0.4 * float(np.log(10.0))
+
+# what astropy raises on files that break the standard
+FITS_FAULTS: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    fits.VerifyError,
+    zlib.error,
+)
+
+_STRUCTURE: Final = frozenset(
+    "SIMPLE XTENSION BITPIX NAXIS EXTEND PCOUNT GCOUNT GROUPS TFIELDS BSCALE BZERO BLANK CHECKSUM DATASUM EXTNAME "
+    "EXTVER EXTLEVEL INHERIT NEXTEND END COMMENT HISTORY".split()
+)
+
+
+@contextmanager
+def quiet_fits() -> Iterator[None]:
+    """Silence the warnings of astropy and numpy about FITS files that bend the standard."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", AstropyWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
+    """Read the first usable plane of a FITS file.
+
+    Integers are scaled, tile compression and gzip undone, the asinh scaling of Pan-STARRS undone. Cards that cannot be
+    repaired are left out of the header; HISTORY cards tell what was done. Cards of the primary header are added where
+    the image is in an extension.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    image, header
+        The plane, C-contiguous in native byte order, blank pixels NaN; and its header.
+
+    Raises
+    ------
+    DataError
+        When there is no such plane, or the file is damaged.
+    """
+    size_bytes = _content_bytes(path)
+    with quiet_fits():
+        try:
+            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True, ignore_missing_simple=False) as hdus:
+                image, header = _first_plane(hdus, size_bytes)
+        except FITS_FAULTS as error:
+            raise DataError(
+                "bad_fits",
+                "The image is damaged or not valid FITS: it cannot be read. Try to repair it, or upload it again.",
+                reason=f"{type(error).__name__}: {error}",
+            ) from error
+        return _unscale_asinh(image, header), header
+
+
+def write_image(path: Path, image: NDArray[Any], header: fits.Header | None = None) -> None:
+    """Write a plain one-plane FITS file; booleans become bytes, an existing file is replaced."""
+    data = image.astype(np.uint8) if image.dtype == np.bool_ else image
+    with quiet_fits():
+        fits.PrimaryHDU(data, header).writeto(path, overwrite=True, output_verify="silentfix+ignore")
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read a mask, nonzero or not finite where masked.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        Shape that the mask must have, (rows, columns).
+
+    Raises
+    ------
+    DataError
+        When it cannot be read or has another shape.
+    """
+    image, _ = read_image(path)
+    if image.shape != shape:
+        raise DataError(
+            "mask_shape",
+            f"The custom mask has {size_of(image.shape)} pixels, the image {size_of(shape)}: they must be the same. "
+            "Upload a mask made for this image.",
+        )
+    return image != 0  # NaN differs from 0 too
+
+
+def size_of(shape: tuple[int, ...]) -> str:
+    """Write a shape as people do, width first."""
+    return "×".join(str(length) for length in reversed(shape))
+
+
+def clean_header(header: fits.Header) -> fits.Header:
+    """Copy a header card by card, repairing what can be repaired and leaving out the rest."""
+    clean = fits.Header()
+    for card in header.cards:
+        try:
+            card.verify("silentfix")
+            if card.keyword in {"COMMENT", "HISTORY", ""}:
+                clean.append((card.keyword, str(card.value)), end=True)
+            elif not isinstance(card.value, fits.card.Undefined):
+                clean.append((card.keyword, card.value, card.comment), end=True)
+        except FITS_FAULTS:
+            continue
+    return clean
+
+
+def _content_bytes(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_FITS_MAGIC))
+        if start[:2] == _GZIP_MAGIC:
+            return _unpacked_bytes(path)
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError("no_image", "The image cannot be opened. Upload it again.", reason=str(error)) from error
+    if start != _FITS_MAGIC:
+        what = "is empty" if size_bytes == 0 else "is not a FITS file"
+        raise DataError("not_fits", f"The file {what}. Upload an image in FITS format.")
+    return size_bytes
+
+
+def _unpacked_bytes(path: Path) -> int:
+    total = 0
+    try:
+        with gzip.open(path, "rb") as file:
+            start = file.read(len(_FITS_MAGIC))
+            total = len(start)
+            while chunk := file.read(_CHUNK_BYTES):
+                total += len(chunk)
+                if total > _MAX_UNPACKED_BYTES:
+                    raise DataError("too_large", "The compressed file holds more than can be processed. Crop the image.")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError("truncated", "The compressed file is damaged or truncated. Upload it again.") from error
+    if start != _FITS_MAGIC:
+        raise DataError("not_fits", "The compressed file is not a FITS file. Upload an image in FITS format.")
+    return total
+
+
+def _first_plane(hdus: fits.HDUList, size_bytes: int) -> tuple[NDArray[np.float32], fits.Header]:
+    found: list[str] = []
+    for number, hdu in enumerate(_each(hdus)):
+        if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
+            found.append("a table")
+            continue
+        shape = tuple(int(length) for length in hdu.shape)
+        if not shape or min(shape) < 1:
+            continue
+        if len(shape) < _PLANE_AXES:
+            found.append(f"a row of {shape[0]} values")
+            continue
+        _check_size(hdu, shape, size_bytes)
+        return _plane_of(hdus, number, hdu, shape)
+    what = f"it holds {', '.join(dict.fromkeys(found))}" if found else "it holds no data"
+    raise DataError("no_plane", f"The file has no two-dimensional image: {what}. Upload an image.")
+
+
+def _each(hdus: fits.HDUList) -> Iterator[Any]:
+    """Give one part after the other; those behind the image are never looked at, they may be damaged."""
+    number = 0
+    while True:
+        try:
+            yield hdus[number]
+        except IndexError:
+            return
+        number += 1
+
+
+def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:  # noqa: ANN401  one of astropy's three
+    pixels = shape[-1] * shape[-2]
+    if pixels > MAX_PIXELS:
+        raise DataError(
+            "too_large",
+            f"The image has {size_of(shape)} pixels, more than the {MAX_PIXELS // 1_000_000} million that can be "
+            "processed, or its header is wrong. Crop the image.",
+        )
+    place = hdu.fileinfo()
+    declared_bytes = int(hdu.size) if not isinstance(hdu, fits.CompImageHDU) else int(place["datSpan"])
+    there_bytes = max(size_bytes - int(place["datLoc"]), 0)
+    # compressed parts are measured with their padding, which writers may leave out
+    slack_bytes = fits.header.BLOCK_SIZE - 1 if isinstance(hdu, fits.CompImageHDU) else 0
+    if declared_bytes > there_bytes + slack_bytes:
+        raise DataError(
+            "truncated",
+            f"The image is truncated: its header declares {declared_bytes:,} bytes of pixels, the file holds "
+            f"{there_bytes:,}. Upload it again.",
+        )
+    tile = [int(hdu.tile_shape[k]) for k in range(len(shape))] if isinstance(hdu, fits.CompImageHDU) else [1]
+    if int(np.prod(tile, dtype=object)) > MAX_PIXELS:
+        raise DataError("too_large", "The compressed tiles of the image are too large. Compress it in smaller tiles.")
+
+
+def _plane_of(
+    hdus: fits.HDUList,
+    number: int,
+    hdu: Any,  # noqa: ANN401  one of astropy's three
+    shape: tuple[int, ...],
+) -> tuple[NDArray[np.float32], fits.Header]:
+    header = clean_header(hdu.header)
+    first = (0,) * (len(shape) - _PLANE_AXES)
+    image = np.ascontiguousarray(hdu.section[(*first, slice(None), slice(None))], dtype=np.float32)
+    if number > 0:
+        for card in clean_header(hdus[0].header).cards:
+            if card.keyword.rstrip("0123456789") not in _STRUCTURE and card.keyword and card.keyword not in header:
+                header.append((card.keyword, card.value, card.comment), end=True)
+        header.add_history(f"stdweb: image taken from extension {number}")
+    if len(shape) > _PLANE_AXES:
+        header.add_history(f"stdweb: first plane of {size_of(shape)}")
+    return image, header
+
+
+def _unscale_asinh(image: NDArray[np.float32], header: fits.Header) -> NDArray[np.float32]:
+    offset, soften = header.get("BOFFSET"), header.get("BSOFTEN")
+    if not isinstance(offset, int | float) or not isinstance(soften, int | float) or not np.isfinite([offset, soften]).all():
+        return image
+    linear = np.float32(offset) + np.float32(2 * soften) * np.sinh(image * np.float32(_ASINH_SCALE))
+    for key in ("BOFFSET", "BSOFTEN"):
+        header.remove(key)
+    header.add_history("stdweb: asinh scaling of Pan-STARRS undone")
+    return np.ascontiguousarray(linear, dtype=np.float32)
