@@ -101,7 +101,7 @@ class _BoundedAdapter(HTTPAdapter):
         super().__init__()
         self.deadline_s = deadline_s
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:  # noqa: ANN401
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         end = time.monotonic() + self.deadline_s
         options["timeout"] = (min(CONNECT_TIMEOUT_S, self.deadline_s), min(SILENCE_TIMEOUT_S, self.deadline_s))
         response = super().send(request, *args, **options)
@@ -240,8 +240,8 @@ def ask(archive: Archive, call: Callable[[requests.Session], T], cache_dir: Path
         )(once)
     except PASSING as error:
         breaker.note(worked=False)
-        log(f"{archive.title} does not answer: {type(error).__name__}: {error}")
-        raise unavailable(archive) from error
+        log(f"{archive.title} does not answer ({type(error).__name__})")
+        raise unavailable(archive, reason=str(error)) from error
     breaker.note(worked=True)
     return answer
 
@@ -251,9 +251,9 @@ def _reason(state: tenacity.RetryCallState) -> str:
     return type(error).__name__
 
 
-def unavailable(archive: Archive) -> TransientError:
+def unavailable(archive: Archive, reason: str = "left alone for a while") -> TransientError:
     """Make the error of an archive that does not answer."""
     message = (
         f"{archive.title} cannot be reached at the moment; try again later, or let the site install a local mirror."
     )
-    return TransientError("archive_unavailable", message, archive=archive.code)
+    return TransientError("archive_unavailable", message, archive=archive.code, reason=reason)

@@ -45,7 +45,7 @@ def survey_for(band: str, dec_deg: float) -> str:
     return f"CDS/P/Skymapper/DR4/{_LETTERS.get(band, 'r')}"
 
 
-def survey_cutout(  # noqa: PLR0913
+def survey_cutout(
     ra_deg: float,
     dec_deg: float,
     *,

@@ -117,8 +117,8 @@ def _resolve(line: str, number: int, wcs: WCS | None, resources: Resources, log:
     if position is None:
         if _LOOKS_LIKE_COORDINATES.fullmatch(line):
             message = (
-                f"Line {number} of the targets, '{line}', is no valid position; write degrees ('10.68 41.27'), hours and"
-                " degrees ('00:42:44.3 +41:16:09') or pixels ('x=123.4 y=567.8')."
+                f"Line {number} of the targets, '{line}', is no valid position; write degrees ('10.68 41.27'), hours"
+                " and degrees ('00:42:44.3 +41:16:09') or pixels ('x=123.4 y=567.8')."
             )
             raise UsageError("bad_target", message)
         position = resolve_name(line, number, resources, log)

@@ -18,7 +18,7 @@ __all__ = ["CatalogColumns", "catalog_columns", "fetch_catalog"]
 MIN_MIRROR_FRACTION = 0.5  # below this a partly covered field is no help when VizieR is away
 
 
-def fetch_catalog(  # noqa: PLR0913  a cone and a band do not get shorter
+def fetch_catalog(
     code: str,
     ra_deg: float,
     dec_deg: float,

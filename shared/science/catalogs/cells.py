@@ -1,4 +1,4 @@
-"""VizieR through a cache of sky cells on the shared volume: repeated and neighbouring fields ask only for what is new."""
+"""VizieR through a cache of sky cells on the shared volume: a repeated or neighbouring field asks for the new part."""
 
 import contextlib
 import io
@@ -27,14 +27,14 @@ from ..archives import VIZIER, ArchiveFaultError, Log, ask, locked, write_atomic
 from .columns import DEC, RA, kept_columns
 from .sky import Cells, cells_of, cone_cells, distance_deg, enclosing_cone
 
-CELL_ORDER: Final = 8  # 13.7 arcmin: about the size of a field, so that little is fetched beyond it
+CELL_ORDER: Final = 9  # 6.9 arcmin: a good part of a field, so that little is fetched beyond it
 LOCK_ORDER: Final = 4  # 3.7 degrees: neighbours wait for each other instead of asking twice
 LOCK_TIMEOUT_S: Final = 300.0
 
 _FAILED: Final = re.compile(rb'name="QUERY_STATUS"\s+value="ERROR"')
 
 
-def fetch_cells(  # noqa: PLR0913
+def fetch_cells(
     code: str,
     ra_deg: float,
     dec_deg: float,
@@ -59,7 +59,7 @@ def fetch_cells(  # noqa: PLR0913
             if missing:
                 _fill(code, store, np.array(missing, dtype=np.uint64), resources, log)
     stars = to_astropy(store.read(wanted), code)
-    return select(stars, code, ra_deg, dec_deg, radius_deg, limit_mag)
+    return select(stars, code, ra_deg, dec_deg, radius_deg, limit_mag=limit_mag)
 
 
 class _CellStore:
@@ -121,7 +121,7 @@ def _fill(code: str, store: _CellStore, missing: Cells, resources: Resources, lo
         store.write(int(cell), table.filter(pa.array(owner == cell)))
 
 
-def query_vizier(  # noqa: PLR0913
+def query_vizier(
     code: str,
     ra_deg: float,
     dec_deg: float,
@@ -213,8 +213,8 @@ def to_astropy(rows: pa.Table, code: str) -> Table:
     return table
 
 
-def select(  # noqa: PLR0913
-    stars: Table, code: str, ra_deg: float, dec_deg: float, radius_deg: float, limit_mag: float | None
+def select(
+    stars: Table, code: str, ra_deg: float, dec_deg: float, radius_deg: float, *, limit_mag: float | None
 ) -> Table:
     """Keep the stars of a cone down to the limit in the catalogue's own limit column."""
     keep = distance_deg(ra_deg, dec_deg, np.asarray(stars[RA]), np.asarray(stars[DEC])) <= radius_deg

@@ -53,7 +53,7 @@ class LocalStars:
         return self.fraction >= COMPLETE
 
 
-def read_mirror(  # noqa: PLR0913
+def read_mirror(
     code: str,
     ra_deg: float,
     dec_deg: float,
@@ -96,7 +96,7 @@ def read_mirror(  # noqa: PLR0913
     depth = float(properties.get("stdweb_limit_mag", "nan"))
     if np.isfinite(depth) and (limit_mag is None or limit_mag > depth):
         log(f"The local mirror of {code} ends at {depth:g} mag")
-    stars = select(to_astropy(rows, code), code, ra_deg, dec_deg, radius_deg, limit_mag)
+    stars = select(to_astropy(rows, code), code, ra_deg, dec_deg, radius_deg, limit_mag=limit_mag)
     return LocalStars(stars, fraction)
 
 
@@ -120,9 +120,14 @@ def read_partitions(folder: Path) -> list[tuple[int, int]]:
         with (folder / "partition_info.csv").open(newline="") as file:
             return [(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)]
     except FileNotFoundError:
-        names = (folder / "dataset").glob("Norder=*/Dir=*/Npix=*")
-        found = ((path.parts[-3].partition("=")[2], path.name.partition("=")[2].partition(".")[0]) for path in names)
-        return sorted((int(order), int(pixel)) for order, pixel in found)
+        return found_partitions(folder)
+
+
+def found_partitions(folder: Path) -> list[tuple[int, int]]:
+    """List the partitions whose files are there."""
+    names = (folder / "dataset").glob("Norder=*/Dir=*/Npix=*")
+    found = ((path.parts[-3].partition("=")[2], path.name.partition("=")[2].partition(".")[0]) for path in names)
+    return sorted((int(order), int(pixel)) for order, pixel in found)
 
 
 def partition_path(order: int, pixel: int, properties: Mapping[str, str]) -> Path:
@@ -148,12 +153,8 @@ def covered_fraction(
 ) -> float:
     """Tell which part of a cone a mirror holds, 0 to 1."""
     # two orders finer than the cells, so that a rim which only touches a missing cell does not count
-    cone = MOC.from_cone(
-        Longitude(ra_deg * u.deg),
-        Latitude(dec_deg * u.deg),
-        max(radius_deg, 1e-3) * u.deg,
-        max_depth=COVERAGE_ORDER + 3,
-    )
+    center = Longitude(ra_deg * u.deg), Latitude(dec_deg * u.deg)
+    cone = MOC.from_cone(*center, radius=max(radius_deg, 1e-3) * u.deg, max_depth=COVERAGE_ORDER + 3)
     common = cone.intersection(read_coverage(folder, partitions))
     return float(common.sky_fraction / cone.sky_fraction)
 

@@ -21,7 +21,7 @@ def distance_deg(ra_deg: float, dec_deg: float, ras_deg: Floats, decs_deg: Float
     return np.degrees(2 * np.arcsin(np.sqrt(np.minimum(half, 1.0))))
 
 
-def cells_of(ras_deg: Any, decs_deg: Any, order: int) -> Cells:  # noqa: ANN401  array-like
+def cells_of(ras_deg: Any, decs_deg: Any, order: int) -> Cells:
     """Give the cell of each point."""
     cells = nested.lonlat_to_healpix(
         Longitude(np.asarray(ras_deg, dtype=float) * u.deg), Latitude(np.asarray(decs_deg, dtype=float) * u.deg), order

@@ -1,0 +1,7 @@
+"""Simulated observations with known truth, and the catalogues of their sky, for the demo, tests and quality."""
+
+from .mirror import write_mirror
+from .observe import Observation, simulate
+from .stars import make_sky
+
+__all__ = ["Observation", "make_sky", "simulate", "write_mirror"]
