@@ -132,6 +132,7 @@ def _measure(
     image: NDArray[np.float32],
     rms: NDArray[np.float32],
     mask: NDArray[np.bool_],
+    sky_mask: NDArray[np.bool_],
     xs: NDArray[np.float64],
     ys: NDArray[np.float64],
     radius: float,
@@ -154,7 +155,7 @@ def _measure(
         if not (math.isfinite(x) and math.isfinite(y)):
             flags[k] = FLAG_NO_LOCAL_SKY | FLAG_NOT_MEASURED
             continue
-        level, scatter, kept = _sky(image, mask, x, y, inner, outer, buffer)
+        level, scatter, kept = _sky(image, sky_mask, x, y, inner, outer, buffer)
         sky_variance = 0.0
         if kept == 0:
             flags[k] |= FLAG_NO_LOCAL_SKY
@@ -209,6 +210,7 @@ def measure(
     annulus_pix: tuple[float, float],
     gain: float,
     optimal_fwhm_pix: float | None = None,
+    sky_mask: NDArray[np.bool_] | None = None,
 ) -> Photometry:
     """Measure fluxes at positions.
 
@@ -232,14 +234,18 @@ def measure(
     optimal_fwhm_pix
         Weight the pixels of the aperture with a Gaussian of this width (Naylor 1998, MNRAS 296, 339, equation 10 with
         uniform noise) instead of summing them; None for the plain sum.
+    sky_mask
+        True where pixels are left out of the sky, instead of `mask`: bad pixels and those of known objects.
     """
+    bad = np.ascontiguousarray(mask, np.bool_)
     sigma = 0.0 if optimal_fwhm_pix is None else optimal_fwhm_pix / _FWHM_PER_SIGMA
     inner, outer = annulus_pix
     return Photometry(
         *_measure(
             np.ascontiguousarray(image, np.float32),
             np.ascontiguousarray(rms, np.float32),
-            np.ascontiguousarray(mask, np.bool_),
+            bad,
+            bad if sky_mask is None else np.ascontiguousarray(sky_mask, np.bool_),
             np.ascontiguousarray(x, np.float64),
             np.ascontiguousarray(y, np.float64),
             float(radius_pix),

@@ -1,0 +1,1 @@
+"""The photometry step: detection, calibration, limits, forced photometry of targets."""

@@ -1,0 +1,362 @@
+"""Photometry as functions of arrays, tables and options: no files, no archives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from shared.contracts.params import PhotometryParams
+from shared.errors import DataError
+from shared.science import aperture, limits
+from shared.science.catalogs import CatalogColumns
+from shared.science.centroid import windowed_centroids
+from shared.science.detection import Background, set_magnitudes
+from shared.science.matching import blended, correlation_p_value, match_sky
+from shared.science.shapes import FLAG_ODD_SHAPE, estimate_fwhm, odd_shapes
+from shared.science.targets import Target
+from shared.science.zeropoint import Calibrators, Fit, Terms, ZeroPoint, fit_zero_point
+
+Log = Callable[..., None]
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+MIN_SIDE_PIX: Final = 16
+MAX_MASKED: Final = 0.99
+_ESTIMATED_SATURATION: Final = 0.95
+_ACCEPTED_FLAGS: Final = 0x3
+"""Near a neighbour, or deblended: good enough when there are no better stars."""
+_BLEND_FLUX: Final = 0.03
+_BLEND_APERTURES: Final = 1.5
+_MAX_P_VALUE: Final = 0.01
+_MIN_RADIUS_ARCSEC: Final = 0.5
+_LIMITS: Final = (10.0, 5.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """Radii, pixels, and how pixels are weighted; `optimal_fwhm_pix` is None for a plain sum."""
+
+    radius_pix: float
+    annulus_pix: tuple[float, float]
+    optimal_fwhm_pix: float | None
+
+    @classmethod
+    def of(cls, params: PhotometryParams, fwhm_pix: float) -> "Aperture":
+        """Scale the options by the FWHM."""
+        return cls(
+            params.rel_aper * fwhm_pix,
+            (params.rel_bg1 * fwhm_pix, params.rel_bg2 * fwhm_pix),
+            fwhm_pix if params.optimal_extraction else None,
+        )
+
+
+def check_image(image: Image, mask: Mask) -> None:
+    """Refuse images in which nothing can be measured.
+
+    Raises
+    ------
+    DataError
+        Too small, all bad, or constant.
+    """
+    rows, columns = image.shape
+    if min(rows, columns) < MIN_SIDE_PIX:
+        text = f"The image has {columns}x{rows} pixels; photometry needs at least {MIN_SIDE_PIX} on each side."
+        raise DataError("image_too_small", text)
+    good = ~mask & np.isfinite(image)
+    if good.mean() < 1 - MAX_MASKED:
+        text = f"{100 * (1 - good.mean()):.1f} % of the image is masked or not finite; check the mask and saturation."
+        raise DataError("image_masked", text)
+    values = image[good]
+    if values.min() == values.max():
+        raise DataError("image_constant", f"All good pixels have the same value ({values[0]:g}): there is no signal.")
+
+
+def simple_mask(image: Image, header: fits.Header, saturation_adu: float | None, log: Log) -> Mask:
+    """Mask non-finite and saturated pixels, for a task that was not inspected."""
+    bad = ~np.isfinite(image)
+    if bad.all():
+        return bad
+    level = saturation_adu or header_number(header, "SATURATE")
+    if level is None:
+        median, highest = float(np.median(image[~bad])), float(image[~bad].max())
+        level = median + _ESTIMATED_SATURATION * (highest - median)
+        log(f"Saturation level estimated as {level:.0f} ADU")
+    with np.errstate(invalid="ignore"):
+        return bad | (image >= level)
+
+
+def header_number(header: fits.Header, *names: str) -> float | None:
+    """Give the first positive finite number among header keywords; None without one."""
+    for name in names:
+        try:
+            value = float(header.get(name, "nan"))
+        except (TypeError, ValueError):
+            continue
+        if np.isfinite(value) and value > 0:
+            return value
+    return None
+
+
+def describe_shapes(objects: Table, params: PhotometryParams, log: Log) -> float:
+    """Flag odd shapes in place and give the FWHM, pixels.
+
+    Raises
+    ------
+    DataError
+        When there are no objects.
+    """
+    if not len(objects):
+        text = f"No objects brighter than {params.sn:g} sigma were found; lower `sn` or `minarea`, or check the image."
+        raise DataError("no_objects", text)
+    if params.prefilter_detections:
+        odd = odd_shapes(objects, log)
+        objects["flags"][odd] |= FLAG_ODD_SHAPE
+        log(f"Shape filter: {odd.sum()} of {len(objects)} detections are odd")
+    if params.fwhm_override is not None:
+        log(f"FWHM set to {params.fwhm_override:.2f} pixels")
+        return params.fwhm_override
+    fwhm_pix = estimate_fwhm(objects, log)
+    if fwhm_pix is None:
+        text = "No object has a measurable size, so the FWHM is unknown; set `fwhm_override`."
+        raise DataError("no_fwhm", text)
+    log(f"FWHM is {fwhm_pix:.2f} pixels")
+    return fwhm_pix
+
+
+def measure_objects(
+    objects: Table, flat: Image, rms: Image, mask: Mask, sky_mask: Mask, plan: Aperture, fwhm_pix: float, gain: float
+) -> None:
+    """Recentre and measure objects in place.
+
+    Parameters
+    ----------
+    flat
+        Image less its global background.
+    mask, sky_mask
+        Bad pixels, and those that the sky annulus must avoid as well: without the pixels of detected objects the
+        sky at S/N 10 would be 1 % of the flux too high.
+    """
+    x, y = windowed_centroids(
+        flat, np.asarray(objects["x"]), np.asarray(objects["y"]), fwhm_pix, mask if mask.any() else None
+    )
+    objects["x"], objects["y"] = x, y
+    found = measure(flat, rms, mask, sky_mask, x, y, plan, gain)
+    objects["flux"], objects["fluxerr"] = found.flux, found.fluxerr
+    objects["bg_local"], objects["npix_aper"] = found.sky, found.npix
+    objects["flags"] = np.asarray(objects["flags"], np.int32) | found.flags
+    set_magnitudes(objects)
+
+
+def measure(
+    flat: Image,
+    rms: Image,
+    mask: Mask,
+    sky_mask: Mask,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    plan: Aperture,
+    gain: float,
+) -> aperture.Photometry:
+    """Measure positions as planned."""
+    return aperture.measure(
+        flat,
+        rms,
+        mask,
+        x,
+        y,
+        radius_pix=plan.radius_pix,
+        annulus_pix=plan.annulus_pix,
+        gain=gain,
+        optimal_fwhm_pix=plan.optimal_fwhm_pix,
+        sky_mask=sky_mask,
+    )
+
+
+def bright_enough(objects: Table, sn: float, log: Log) -> Table:
+    """Keep objects with a positive flux above `sn` sigma.
+
+    Raises
+    ------
+    DataError
+        When none is left.
+    """
+    with np.errstate(invalid="ignore"):
+        keep = np.asarray(objects["flux"]) > sn * np.asarray(objects["fluxerr"])
+    log(f"{keep.sum()} of {len(objects)} objects have S/N > {sn:g} in the aperture")
+    if not keep.any():
+        raise DataError("no_objects", f"No object has S/N > {sn:g} in the aperture; lower `sn` or change `rel_aper`.")
+    return objects[keep]
+
+
+def calibrators(
+    objects: Table,
+    catalog: Table,
+    columns: CatalogColumns,
+    params: PhotometryParams,
+    radius_arcsec: float,
+    log: Log,
+) -> Calibrators:
+    """Pair objects with catalogue stars, and say which pairs can calibrate."""
+    oi, ci, distance_deg = match_sky(
+        objects["ra"], objects["dec"], catalog["RAJ2000"], catalog["DEJ2000"], radius_arcsec / 3600
+    )
+    cat_mag = number_column(catalog, columns.mag)[ci]
+    if columns.mag_err in catalog.colnames:
+        cat_magerr = number_column(catalog, columns.mag_err)[ci]
+    else:
+        cat_magerr = np.zeros(len(ci))
+        log(f"The catalogue has no errors of {columns.mag}")
+    color = number_column(catalog, columns.color_mag1)[ci] - number_column(catalog, columns.color_mag2)[ci]
+    flags = np.asarray(objects["flags"])[oi]
+    usable = np.isfinite(cat_mag) & np.isfinite(cat_magerr)
+    if params.filter_blends:
+        usable &= ~np.asarray(catalog["blended"])[ci]
+    if params.cat_mag_lower is not None:
+        usable &= cat_mag >= params.cat_mag_lower
+    if params.cat_mag_upper is not None:
+        usable &= cat_mag <= params.cat_mag_upper
+    good = usable & (flags == 0)
+    terms = model_terms(params)
+    if good.sum() < 2 * terms.count() <= (usable & (flags & ~_ACCEPTED_FLAGS == 0)).sum():
+        good = usable & (flags & ~_ACCEPTED_FLAGS == 0)
+        log("Few clean stars: stars near a neighbour are used too")
+    log(f"{len(oi)} objects match the catalogue within {radius_arcsec:.2f} arcsec, {good.sum()} can calibrate")
+    return Calibrators(
+        objects=oi,
+        stars=ci,
+        distance_arcsec=3600 * distance_deg,
+        x=np.asarray(objects["x"], float)[oi],
+        y=np.asarray(objects["y"], float)[oi],
+        mag=np.asarray(objects["mag"], float)[oi],
+        magerr=np.asarray(objects["magerr"], float)[oi],
+        cat_mag=cat_mag,
+        cat_magerr=cat_magerr,
+        color=color,
+        good=good,
+    )
+
+
+def model_terms(params: PhotometryParams) -> Terms:
+    """Give the terms of the zero-point model that the options ask for."""
+    fitted = params.use_color and params.force_color_term is None
+    return Terms(params.spatial_order, params.bg_order, params.nonlin, fitted)
+
+
+def calibrate(objects: Table, pairs: Calibrators, params: PhotometryParams, shape: tuple[int, int], log: Log) -> Fit:
+    """Fit the zero point and set `mag_calib` and `mag_calib_err` in place.
+
+    `mag_calib` is in the instrument's own system, as STDPipe's: without the colour term, which needs the object's
+    colour. Its error holds the measurement, the zero point, and the scatter that the errors do not explain.
+    """
+    p_value = correlation_p_value(pairs.mag[pairs.good], pairs.cat_mag[pairs.good])
+    if p_value > _MAX_P_VALUE:
+        log(
+            "WARNING: instrumental and catalogue magnitudes do not correlate "
+            f"(probability of chance {p_value:.2g}); the astrometry is probably wrong"
+        )
+    fit = fit_zero_point(pairs, model_terms(params), shape, color_term=params.force_color_term, log=log)
+    model = fit.model
+    log(
+        f"Zero point from {model.used} stars: scatter {model.scatter:.4f} mag, intrinsic {model.intrinsic_rms:.4f} mag, "
+        f"colour term {model.color_term:+.4f} ± {model.color_term_err:.4f}"
+    )
+    set_calibrated(objects, model)
+    return fit
+
+
+def set_calibrated(table: Table, model: ZeroPoint) -> None:
+    """Set `mag_calib` and `mag_calib_err` from `mag` and `magerr` in place."""
+    x, y, mag = (np.asarray(table[name], float) for name in ("x", "y", "mag"))
+    table["mag_calib"] = mag + model.evaluate(x, y, mag)
+    table["mag_calib_err"] = np.sqrt(
+        np.asarray(table["magerr"], float) ** 2 + model.error(x, y, mag) ** 2 + model.intrinsic_rms**2
+    )
+
+
+def mark_blends(catalog: Table, mag_column: str, fwhm_pix: float, pixscale_deg: float, plan: Aperture) -> None:
+    """Add the column `blended`: neighbours in reach of the aperture add more than 3 % of the star's flux."""
+    reach_deg = _BLEND_APERTURES * max(plan.radius_pix, fwhm_pix) * pixscale_deg
+    catalog["blended"] = blended(
+        catalog["RAJ2000"], catalog["DEJ2000"], number_column(catalog, mag_column), reach_deg, _BLEND_FLUX
+    )
+
+
+def number_column(table: Table, name: str) -> NDArray[np.float64]:
+    """Give a column as floats, NaN where masked, and all NaN where the table has no such column."""
+    if name not in table.colnames:
+        return np.full(len(table), np.nan)
+    return np.asarray(np.ma.filled(np.ma.asarray(table[name], float), np.nan), np.float64)
+
+
+def matching_radius_arcsec(params: PhotometryParams, fwhm_pix: float, pixscale_deg: float, rms_arcsec: float) -> float:
+    """Give the asked radius, else half of the FWHM or three times the astrometric residual."""
+    if params.sr_override is not None:
+        return params.sr_override
+    return max(0.5 * fwhm_pix * pixscale_deg * 3600, 3 * rms_arcsec, _MIN_RADIUS_ARCSEC)
+
+
+def image_noise(
+    flat: Image, background: Background, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float
+) -> float:
+    """Give the noise of an empty aperture, ADU; places on objects count only where nothing else is left."""
+    for avoided in (sky_mask, mask):
+        noise_adu = limits.aperture_noise(
+            flat,
+            background.rms,
+            avoided,
+            radius_pix=plan.radius_pix,
+            annulus_pix=plan.annulus_pix,
+            gain=gain,
+            optimal_fwhm_pix=plan.optimal_fwhm_pix,
+        )
+        if np.isfinite(noise_adu):
+            break
+    return noise_adu
+
+
+def detection_limits(noise_adu: float, model: ZeroPoint, gain: float, sn: float) -> dict[float, float]:
+    """Give limits, mag, at the image's centre by signal to noise: 10, 5, 3 and `sn`; empty when the noise is unknown."""
+    if not np.isfinite(noise_adu):
+        return {}
+    result = {}
+    for level in dict.fromkeys((*_LIMITS, sn)):
+        mag = -2.5 * np.log10(float(limits.limiting_flux(noise_adu, gain, level)))
+        result[level] = float(mag + model.evaluate(model.x0, model.y0, mag)[0])
+    return result
+
+
+def place_targets(targets: list[Target], wcs: WCS) -> Table:
+    """Give names, sky and pixel positions of targets by the refined solution."""
+    x = np.array([np.nan if target.x is None else target.x for target in targets], float)
+    y = np.array([np.nan if target.y is None else target.y for target in targets], float)
+    ra = np.array([target.ra_deg for target in targets], float)
+    dec = np.array([target.dec_deg for target in targets], float)
+    by_pixel = np.isfinite(x) & np.isfinite(y)
+    if by_pixel.any():
+        ra[by_pixel], dec[by_pixel] = wcs.all_pix2world(x[by_pixel], y[by_pixel], 0)
+    if not by_pixel.all():
+        x[~by_pixel], y[~by_pixel] = wcs.all_world2pix(ra[~by_pixel], dec[~by_pixel], 0, quiet=True)
+    return Table({"name": [target.name for target in targets], "ra": ra, "dec": dec, "x": x, "y": y})
+
+
+def measure_targets(
+    table: Table, flat: Image, rms: Image, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float, sn: float,
+    model: ZeroPoint,
+) -> None:
+    """Do forced photometry of targets in place; fluxes may be negative, and are NaN outside of the image."""
+    x, y = np.asarray(table["x"], float), np.asarray(table["y"], float)
+    rows, columns = flat.shape
+    with np.errstate(invalid="ignore"):
+        inside = (x > -0.5) & (x < columns - 0.5) & (y > -0.5) & (y < rows - 0.5)
+    found = measure(flat, rms, mask, sky_mask, np.where(inside, x, np.nan), np.where(inside, y, np.nan), plan, gain)
+    table["flux"], table["fluxerr"], table["bg_local"] = found.flux, found.fluxerr, found.sky
+    table["npix_aper"], table["flags"] = found.npix, found.flags
+    set_magnitudes(table)
+    set_calibrated(table, model)
+    mag = -2.5 * np.log10(limits.limiting_flux(np.maximum(limits.empty_noise(found, gain), 1e-30), gain, sn))
+    table["mag_limit"] = mag + model.evaluate(x, y, mag)
