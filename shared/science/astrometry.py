@@ -143,22 +143,21 @@ def _starts(  # noqa: PLR0913  what the fallbacks need
     near = _near(catalog, wcs, shape)
     if mag_column is None or len(near) < _MIN_OBJECTS:
         return  # both rank the stars by brightness
-    for enforce_parity in (True, False):
-        found = _quietly(
-            lambda enforce_parity=enforce_parity: stdpipe_astrometry.refine_wcs_quadhash(
-                table.copy(),
-                near,
-                wcs=wcs,
-                sr=5 * pixel_scale_deg(wcs),
-                order=1,  # the polish adds the distortion
-                cat_col_mag=mag_column,
-                n_det=_QUAD_OBJECTS,
-                use_wcs_prior=enforce_parity,
-                enforce_parity=enforce_parity,
-            )
+    found = _quietly(
+        lambda: stdpipe_astrometry.refine_wcs_quadhash(
+            table.copy(),
+            near,
+            wcs=wcs,
+            sr=5 * pixel_scale_deg(wcs),
+            order=1,  # the polish adds the distortion
+            cat_col_mag=mag_column,
+            n_det=_QUAD_OBJECTS,
+            use_wcs_prior=False,  # the own matcher has tried whatever is near it
+            enforce_parity=False,
         )
-        if found is not None:
-            yield "quad-hash", found
+    )
+    if found is not None:
+        yield "quad-hash", found
     if find_program("scamp") is None:
         log("SCAMP is not installed")
         return

@@ -8,6 +8,7 @@ rotation and scale error too), then matching and fitting alternate with a shrink
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,15 @@ _SHIFT_FRACTION: Final = 0.15
 _SHIFT_BOUNDS_PIX: Final = (100.0, 600.0)
 _ROTATIONS_DEG: Final = np.arange(-3.0, 3.01, 0.3)
 _SCALES: Final = np.arange(0.97, 1.031, 0.005)
+_FEW_ROTATIONS_DEG: Final = np.arange(-1.2, 1.21, 0.3)
+_FEW_SCALES: Final = np.arange(0.99, 1.011, 0.005)
+_UPRIGHT: Final = (np.eye(2),)
+_TURNED: Final = tuple(
+    matrix
+    for matrix in (np.array([[a, b], [c, d]], float) for a, b, c, d in product((-1, 0, 1), repeat=4))
+    if abs(np.linalg.det(matrix)) == 1 and (matrix != 0).sum() == 2 and not (matrix == np.eye(2)).all()  # noqa: PLR2004
+)
+"""The other seven ways to turn and mirror a frame by right angles, which headers get wrong."""
 _VOTE_SIGNIFICANCE: Final = 8.0
 _VOTE_MIN: Final = 5
 
@@ -156,7 +166,7 @@ def match(field: Field, start: Floats, order: int, radius_deg: float | None) -> 
     if not (math.isfinite(pixel_deg) and pixel_deg > 0):
         return None
     tree = cKDTree(np.stack([field.xi, field.eta], axis=1))
-    for guess in _votes(field, start, pixel_deg):
+    for guess in _votes(field, start, pixel_deg, rough.coefficients[1:3]):
         closer = _approach(field, tree, guess, max(order, 1), pixel_deg)
         found = None if closer is None else _final(field, tree, closer, max(order, 1), radius_deg, pixel_deg)
         if found is not None:
@@ -181,7 +191,7 @@ def _supported(order: int, matches: int) -> int:
     return order if matches >= _MIN_MATCHES else 0
 
 
-def _votes(field: Field, start: Floats, pixel_deg: float) -> Iterator[Floats]:
+def _votes(field: Field, start: Floats, pixel_deg: float, axes: Floats) -> Iterator[Floats]:
     """Shift the first positions so that bright objects fall on stars; then turn and scale them too."""
     usable = np.isfinite(start).all(axis=1)
     bright = np.flatnonzero(usable & field.clean)[:_BRIGHT_OBJECTS]
@@ -197,16 +207,18 @@ def _votes(field: Field, start: Floats, pixel_deg: float) -> Iterator[Floats]:
     shift, significance = _peak(positions, stars, reach_pix)
     if significance >= _VOTE_SIGNIFICANCE:
         yield start + shift * pixel_deg
-    best: tuple[float, Floats, Floats] = (0.0, np.zeros(2), np.eye(2))
     half = positions[: _BRIGHT_OBJECTS // 2]
-    for angle in np.deg2rad(_ROTATIONS_DEG):
-        for scale in _SCALES:
-            turn = scale * np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    for mirrors, angles_deg, scales in ((_UPRIGHT, _ROTATIONS_DEG, _SCALES), (_TURNED, _FEW_ROTATIONS_DEG, _FEW_SCALES)):
+        best: tuple[float, Floats, Floats] = (0.0, np.zeros(2), np.eye(2))
+        for mirror, angle, scale in product(mirrors, np.deg2rad(angles_deg), scales):
+            rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+            # mirrors are along the axes of the detector, whose directions on the sky are the rows of `axes`
+            turn = scale * np.linalg.solve(axes, mirror @ axes) @ rotation
             shift, significance = _peak(half @ turn, stars, reach_pix)
             if significance > best[0]:
                 best = significance, shift, turn
-    if best[0] >= _VOTE_SIGNIFICANCE:
-        yield np.asarray(((start - middle) / pixel_deg @ best[2] + best[1]) * pixel_deg + middle)
+        if best[0] >= _VOTE_SIGNIFICANCE:
+            yield np.asarray(((start - middle) / pixel_deg @ best[2] + best[1]) * pixel_deg + middle)
 
 
 def _bright_stars(field: Field, positions: Floats, count: int, reach_deg: float) -> Floats:
