@@ -3,5 +3,6 @@
 from .mirror import write_mirror
 from .observe import Observation, simulate
 from .stars import make_sky
+from .wide import simulate_wide
 
-__all__ = ["Observation", "make_sky", "simulate", "write_mirror"]
+__all__ = ["Observation", "make_sky", "simulate", "simulate_wide", "write_mirror"]

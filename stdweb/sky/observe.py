@@ -193,9 +193,7 @@ def _expose(
     light = np.zeros((size, size))
     stars, galaxies = truth[truth["re"] == 0], truth[truth["re"] > 0]
     draw_stars(light, stars["x"], stars["y"], stars["flux"], fwhm_pix)
-    columns = [np.asarray(galaxies[name], dtype=float) for name in ("x", "y", "flux", "re", "q", "pa")]
-    columns[3] = columns[3] / pixel_scale_arcsec
-    draw_galaxies(light, *columns, fwhm_pix)
+    draw_galaxies(light, galaxies, fwhm_pix, pixel_scale_arcsec)
     v, u = np.mgrid[0:size, 0:size] / size - 0.5
     light += SKY_ADU * (1 - 0.06 * u + 0.04 * v + 0.05 * (u**2 + v**2))
     image = rng.poisson(light * GAIN) / GAIN + rng.normal(0, READ_NOISE_E / GAIN, light.shape)

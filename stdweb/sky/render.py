@@ -5,6 +5,7 @@ from typing import Final
 
 import numba
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -26,20 +27,20 @@ def aperture_fraction(radius_pix: float, fwhm_pix: float) -> float:
     return float(1 - (1 + (radius_pix / moffat_alpha_pix(fwhm_pix)) ** 2) ** (1 - BETA))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _draw(image: Floats, xs: Floats, ys: Floats, fluxes: Floats, alpha: float, level: float) -> None:
+@numba.njit(cache=True)
+def _draw(image: Floats, stars: Floats, alpha: float, level: float) -> None:
     # 4-point Gauss-Legendre nodes and weights on a pixel of unit width
     nodes = np.array([-0.43056815579702629, -0.16999052179242813, 0.16999052179242813, 0.43056815579702629])
     weights = np.array([0.17392742256872693, 0.32607257743127307, 0.32607257743127307, 0.17392742256872693])
     height, width = image.shape
     peak_per_flux = 2.0 / (math.pi * alpha * alpha)  # (beta - 1) / (pi alpha^2)
     core2 = (3 * alpha) ** 2
-    for star in range(xs.size):
-        x0, y0, peak = xs[star], ys[star], fluxes[star] * peak_per_flux
+    for star in range(stars.shape[1]):
+        x0, y0, peak = stars[0, star], stars[1, star], stars[2, star] * peak_per_flux
         reach = alpha * math.sqrt(max((max(peak / level, 1.0)) ** (1 / 3.0) - 1, 9.0))
         reach = min(reach, LARGEST_RADIUS_PIX)
-        first_x, last_x = max(0, int(math.ceil(x0 - reach))), min(width - 1, int(math.floor(x0 + reach)))
-        first_y, last_y = max(0, int(math.ceil(y0 - reach))), min(height - 1, int(math.floor(y0 + reach)))
+        first_x, last_x = max(0, math.ceil(x0 - reach)), min(width - 1, math.floor(x0 + reach))
+        first_y, last_y = max(0, math.ceil(y0 - reach)), min(height - 1, math.floor(y0 + reach))
         for row in range(first_y, last_y + 1):
             for column in range(first_x, last_x + 1):
                 dx, dy = column - x0, row - y0
@@ -63,36 +64,30 @@ def _draw(image: Floats, xs: Floats, ys: Floats, fluxes: Floats, alpha: float, l
 
 def draw_stars(image: Floats, xs: Floats, ys: Floats, fluxes: Floats, fwhm_pix: float) -> None:
     """Add Moffat profiles, integrated over pixels, to an image in ADU; positions are 0-based pixels."""
-    as_floats = [np.ascontiguousarray(values, dtype=np.float64) for values in (xs, ys, fluxes)]
-    _draw(image, *as_floats, moffat_alpha_pix(fwhm_pix), FAINTEST_LEVEL_ADU)
+    stars = np.array([xs, ys, fluxes], dtype=np.float64)
+    _draw(image, stars, moffat_alpha_pix(fwhm_pix), FAINTEST_LEVEL_ADU)
 
 
-def draw_galaxies(  # noqa: PLR0917  columns of one table
-    image: Floats,
-    xs: Floats,
-    ys: Floats,
-    fluxes: Floats,
-    re_pix: Floats,
-    ratios: Floats,
-    angles_rad: Floats,
-    fwhm_pix: float,
-) -> None:
+def draw_galaxies(image: Floats, galaxies: Table, fwhm_pix: float, pixel_scale_arcsec: float) -> None:
     """Add exponential discs, each as a spiral of points blurred by the point spread function.
 
     Parameters
     ----------
     image
         Taken and changed, ADU.
-    xs, ys, fluxes
-        Centres in 0-based pixels, whole fluxes in ADU.
-    re_pix, ratios, angles_rad
-        Half-light radii, axis ratios, position angles from the x axis.
+    galaxies
+        Centres `x y` in 0-based pixels, `flux` in ADU, half-light radius `re` in arcsec, axis ratio `q`, position angle
+        `pa` from the x axis in radians.
     fwhm_pix
         Of the point spread function.
+    pixel_scale_arcsec
+        Scale of the image.
     """
-    for x, y, flux, re, ratio, angle in zip(xs, ys, fluxes, re_pix, ratios, angles_rad, strict=True):
-        count = int(np.clip(30 * (re / fwhm_pix) ** 2 + 40, 40, 1500))
-        radii, turns = _disc(count, float(re))
+    for row in galaxies.iterrows("x", "y", "flux", "re", "q", "pa"):
+        x, y, flux, re_arcsec, ratio, angle = map(float, row)
+        re_pix = re_arcsec / pixel_scale_arcsec
+        count = int(np.clip(30 * (re_pix / fwhm_pix) ** 2 + 40, 40, 1500))
+        radii, turns = _disc(count, re_pix)
         u, v = radii * np.cos(turns), radii * np.sin(turns) * ratio
         points_x = x + u * math.cos(angle) - v * math.sin(angle)
         points_y = y + u * math.sin(angle) + v * math.cos(angle)
@@ -103,7 +98,5 @@ def _disc(count: int, re_pix: float) -> tuple[Floats, Floats]:
     radius = np.linspace(0, 8, 400)
     enclosed = 1 - (1 + radius) * np.exp(-radius)  # light within r scale lengths
     ranks = (np.arange(count) + 0.5) / count * enclosed[-1]
-    return (
-        np.interp(ranks, enclosed, radius) * re_pix * SCALE_RADIUS_PER_HALF_LIGHT,
-        np.arange(count) * GOLDEN_ANGLE_RAD,
-    )
+    radii: Floats = np.interp(ranks, enclosed, radius) * re_pix * SCALE_RADIUS_PER_HALF_LIGHT
+    return radii, np.arange(count, dtype=np.float64) * GOLDEN_ANGLE_RAD

@@ -1,4 +1,4 @@
-"""A made-up sky: stars and galaxies with Pan-STARRS, Johnson-Cousins and Sloan magnitudes that agree with each other."""
+"""A made-up sky: stars and galaxies whose Pan-STARRS, Johnson-Cousins and Sloan magnitudes agree with each other."""
 
 from typing import Final
 

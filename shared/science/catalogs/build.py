@@ -219,10 +219,10 @@ def _write_partition(path: Path, rows: pa.Table, schema: pa.Schema) -> None:
 
 def _write_metadata(folder: Path, code: str, added: MOC, limit_mag: float | None) -> None:
     """Write what makes the folder a HATS catalogue, and the part of the sky that it covers."""
-    from hats.catalog import PartitionInfo
     from hats.catalog.dataset.table_properties import TableProperties
+    from hats.catalog.partition_info import PartitionInfo
     from hats.io.parquet_metadata import write_parquet_metadata
-    from hats.pixel_math import HealpixPixel
+    from hats.pixel_math.healpix_pixel import HealpixPixel
 
     coverage, depth = added, limit_mag
     if (folder / COVERAGE_FILE).exists():

@@ -18,7 +18,8 @@ def distance_deg(ra_deg: float, dec_deg: float, ras_deg: Floats, decs_deg: Float
     """Give the great-circle distances of many points from one (haversine, exact for small angles)."""
     ra0, dec0, ra, dec = np.radians(ra_deg), np.radians(dec_deg), np.radians(ras_deg), np.radians(decs_deg)
     half = np.sin((dec - dec0) / 2) ** 2 + np.cos(dec0) * np.cos(dec) * np.sin((ra - ra0) / 2) ** 2
-    return np.degrees(2 * np.arcsin(np.sqrt(np.minimum(half, 1.0))))
+    distances: Floats = np.degrees(2 * np.arcsin(np.sqrt(np.minimum(half, 1.0))))
+    return distances
 
 
 def cells_of(ras_deg: Any, decs_deg: Any, order: int) -> Cells:
