@@ -1,0 +1,61 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PYTHON_IN_VENV := $(BIN)/python
+
+.PHONY: help setup up down status demo test lint type format bench quality lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: ## install what is missing: Debian packages (as root) and .venv from the lock
+	@bash scripts/setup.sh
+
+demo: setup up ## set up, start, process a simulated observation and compare with the truth
+	@$(PYTHON_IN_VENV) -m stdweb.demo
+
+up: ## start broker, store, gateway and services in the background (after `make setup`)
+	@test -e .venv/.installed || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
+	@$(PYTHON_IN_VENV) -m stdweb.stack up
+
+down: ## end what `make up` started
+	@test ! -x $(PYTHON_IN_VENV) || $(PYTHON_IN_VENV) -m stdweb.stack down
+
+status: ## say what runs
+	@test -x $(PYTHON_IN_VENV) || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
+	@$(PYTHON_IN_VENV) -m stdweb.stack status
+
+test: setup ## run every test, with what they need
+	@$(PYTHON_IN_VENV) -m pytest
+
+lint: setup ## style and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+
+type: setup ## static types
+	@$(BIN)/mypy
+
+format: setup ## reformat and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## speed and memory beside a plain sequence of STDPipe calls
+	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(PYTHON_IN_VENV) "$$file"; done
+
+quality: setup ## results against simulated truth
+	@$(PYTHON_IN_VENV) bench/quality.py
+
+lock: ## renew requirements.lock from pyproject.toml
+	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	python3 -m venv "$$tools"; \
+	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv; \
+	"$$tools/bin/uv" pip compile pyproject.toml --quiet --all-extras --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate --output-file requirements.lock
+
+clean: down ## end the stack; remove .venv, its state with all tasks, and caches
+	@rm -rf .venv .stdweb .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
