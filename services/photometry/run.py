@@ -19,7 +19,7 @@ from shared.science import aperture, detection, shapes
 from shared.science.astrometry import Solution
 from shared.science.catalogs import CatalogColumns
 from shared.science.centroid import windowed_centroids
-from shared.science.images import read_image, read_mask, write_image
+from shared.science.images import quiet_fits, read_image, read_mask, write_image
 from shared.science.tables import annotate, write_parquet, write_votable
 from shared.science.wcs import field_of, pixel_scale_deg, wcs_header
 from shared.science.zeropoint import Fit, Terms, fit_zero_point
@@ -279,7 +279,11 @@ def write_results(
         "shape": list(frame.shape),
     }
     (ctx.work / "photometry.json").write_text(json.dumps(solution, indent=1, allow_nan=False))
-    fits.PrimaryHDU(header=wcs_header(sky.wcs)).writeto(ctx.work / "image.wcs", output_verify="silentfix+ignore")
+    header = wcs_header(sky.wcs)
+    # as Astrometry.net's: a header without data must have NAXIS = 0
+    header["IMAGEW"], header["IMAGEH"] = frame.shape[1], frame.shape[0]
+    with quiet_fits():
+        fits.PrimaryHDU(header=header).writeto(ctx.work / "image.wcs", overwrite=True, output_verify="silentfix+ignore")
 
 
 def do_targets(

@@ -12,6 +12,7 @@ from stdpipe.cutouts import get_cutout, write_cutout
 
 from shared.contracts.params import PhotometryParams
 from shared.errors import StepError
+from shared.science.images import quiet_fits
 from shared.science.surveys import survey_cutout
 from shared.science.targets import Target, resolve_targets, targets_of
 from shared.science.wcs import pixel_scale_deg, wcs_header
@@ -86,7 +87,8 @@ def write_cutouts(
             reachable = picture is not None
             if picture is not None:
                 cutout["template"] = on_grid(picture[0], picture[1], cutout["header"], size)
-        write_cutout(cutout, str(folder / f"target_{number:04d}.cutout"))
+        with quiet_fits():
+            write_cutout(cutout, str(folder / f"target_{number:04d}.cutout"))
 
 
 def on_grid(picture: NDArray[np.float64], header: fits.Header, onto: fits.Header, size: int) -> NDArray[np.float32]:
