@@ -1,0 +1,172 @@
+"""Every exchange and queue, derived from the step table.
+
+::
+
+    stdweb.steps    direct  step name ─▶ step.<name>.v1       one quorum queue a step
+    stdweb.dead     fanout            ─▶ dead.v1              what the gateway makes failures of
+                                         parking.v1           where it keeps them, by the default exchange
+    stdweb.events   topic   started, done, failed ─▶ gateway.reports.v1
+                            progress.<task> ─▶ a lossy queue of each gateway
+    stdweb.control  fanout            ─▶ a lossy queue of each worker
+    stdweb.delay.<ms> fanout          ─▶ delay.<ms>.v1 ─(time to live)─▶ stdweb.steps, under the key it came with
+
+Only what RabbitMQ 3.10 and 4.x do alike. Redeclaring with other arguments is an error: queue names carry a version.
+Dead letters move at least once, which a quorum queue does only together with `reject-publish`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from ..contracts.messages import StepDone, StepFailed, StepProgress, StepStarted
+from ..contracts.steps import STEPS, Step
+
+STEPS_EXCHANGE: Final = "stdweb.steps"
+DEAD_EXCHANGE: Final = "stdweb.dead"
+EVENTS_EXCHANGE: Final = "stdweb.events"
+CONTROL_EXCHANGE: Final = "stdweb.control"
+
+REPORTS_QUEUE: Final = "gateway.reports.v1"
+DEAD_QUEUE: Final = "dead.v1"
+PARKING_QUEUE: Final = "parking.v1"
+PROGRESS_PATTERN: Final = "progress.*"
+
+CHILD_DEATHS: Final = "x-child-deaths"
+"""Header of our own: how many processes have died of this message."""
+
+DELIVERY_LIMIT: Final = 20  # restarts of workers are no failures: this only stops what nothing else stops
+CONSUMER_TIMEOUT_MARGIN_S: Final = 1800  # beyond the step's limit, for reporting while the broker comes and goes
+LOSSY_LENGTH: Final = 10_000  # messages; a gateway that slow shows gaps instead of filling the broker
+
+HeaderValue = str | int
+Argument = str | int
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where to publish."""
+
+    exchange: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An exchange to declare; all are durable."""
+
+    name: str
+    type: Literal["direct", "fanout", "topic"]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A durable quorum queue to declare, with its bindings."""
+
+    name: str
+    bindings: tuple[Route, ...] = ()
+    arguments: dict[str, Argument] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All that is declared."""
+
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+
+
+def step_route(step: str) -> Route:
+    """Route of a request to work on a step."""
+    return Route(STEPS_EXCHANGE, step)
+
+
+def delay_route(step: str, delay_s: float) -> Route:
+    """Route of a request to work on a step some time later; the delay must have been declared."""
+    return Route(f"stdweb.delay.{round(delay_s * 1000)}", step)
+
+
+def report_route(report: StepStarted | StepDone | StepFailed) -> Route:
+    """Route of a report: `started`, `done`, `failed`."""
+    return Route(EVENTS_EXCHANGE, report.kind)
+
+
+def progress_route(progress: StepProgress) -> Route:
+    """Route of a sign of life."""
+    return Route(EVENTS_EXCHANGE, f"progress.{progress.task_id}")
+
+
+def control_route() -> Route:
+    """Route to every worker."""
+    return Route(CONTROL_EXCHANGE, "")
+
+
+def parking_route() -> Route:
+    """Route to where dead letters are kept for people."""
+    return Route("", PARKING_QUEUE)
+
+
+def delays_for(lease_poll_s: float) -> tuple[float, ...]:
+    """Delays that a worker uses: the first between looks at a lease and before a second try, the other before a third.
+
+    Parameters
+    ----------
+    lease_poll_s
+        As set for the worker, seconds.
+
+    Returns
+    -------
+    tuple
+        Seconds, growing.
+    """
+    return (lease_poll_s, 3 * lease_poll_s)
+
+
+def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.values()) -> Topology:
+    """Derive what has to exist.
+
+    Parameters
+    ----------
+    delays_s
+        Delays that this process publishes to, seconds.
+    steps
+        Rows of the step table.
+    """
+    exchanges = [
+        Exchange(STEPS_EXCHANGE, "direct"),
+        Exchange(DEAD_EXCHANGE, "fanout"),
+        Exchange(EVENTS_EXCHANGE, "topic"),
+        Exchange(CONTROL_EXCHANGE, "fanout"),
+    ]
+    queues = [
+        Queue(REPORTS_QUEUE, tuple(Route(EVENTS_EXCHANGE, key) for key in ("started", "done", "failed"))),
+        Queue(DEAD_QUEUE, (Route(DEAD_EXCHANGE, ""),)),
+        Queue(PARKING_QUEUE),
+    ]
+    queues += [_step_queue(step) for step in steps]
+    for delay_s in delays_s:
+        delay_ms = round(delay_s * 1000)
+        route = delay_route("", delay_s)
+        exchanges.append(Exchange(route.exchange, "fanout"))
+        arguments: dict[str, Argument] = {"x-message-ttl": delay_ms, **_dead_letters_to(STEPS_EXCHANGE)}
+        queues.append(Queue(f"delay.{delay_ms}.v1", (route,), arguments))
+    return Topology(tuple(exchanges), tuple(queues))
+
+
+def _step_queue(step: Step) -> Queue:
+    return Queue(
+        step.queue,
+        (step_route(step.name),),
+        {
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-consumer-timeout": (step.time_limit_s + CONSUMER_TIMEOUT_MARGIN_S) * 1000,
+            **_dead_letters_to(DEAD_EXCHANGE),
+        },
+    )
+
+
+def _dead_letters_to(exchange: str) -> dict[str, Argument]:
+    return {
+        "x-dead-letter-exchange": exchange,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
