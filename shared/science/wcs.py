@@ -71,6 +71,16 @@ def wcs_header(wcs: WCS) -> fits.Header:
     return header
 
 
+def pixel_of(wcs: WCS, ra_deg: float, dec_deg: float) -> tuple[float, float]:
+    """Give the 0-based pixel of a position; NaN where the projection does not reach."""
+    with quiet_fits():
+        try:
+            x, y = wcs.all_world2pix([ra_deg], [dec_deg], 0)
+        except _FAULTS:
+            return math.nan, math.nan
+    return float(x[0]), float(y[0])
+
+
 def field_of(wcs: WCS, shape: tuple[int, int]) -> tuple[float, float, float]:
     """Locate a frame on the sky.
 
