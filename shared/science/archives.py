@@ -105,22 +105,28 @@ class _BoundedAdapter(HTTPAdapter):
         end = time.monotonic() + self.deadline_s
         options["timeout"] = (min(CONNECT_TIMEOUT_S, self.deadline_s), min(SILENCE_TIMEOUT_S, self.deadline_s))
         response = super().send(request, *args, **options)
-        body = io.BytesIO()
-        while chunk := response.raw.read1(65536, decode_content=True):
-            body.write(chunk)
-            if time.monotonic() > end:
-                msg = f"the answer took longer than {self.deadline_s:g} s"
-                raise requests.Timeout(msg, request=request)
-            if body.tell() > MAX_ANSWER_BYTES:
-                msg = f"the answer is larger than {MAX_ANSWER_BYTES / 1024**2:g} MiB"
-                raise ArchiveFaultError(msg)
-        response.raw.close()
-        body.seek(0)
+        try:
+            body = self._read(response, end)
+        finally:
+            response.raw.close()
         response.raw = body
         response.headers.pop("Content-Encoding", None)  # the body is decoded by now
         if response.status_code >= SERVER_FAULT or response.status_code == TOO_MANY_REQUESTS:
             response.raise_for_status()
         return response
+
+    def _read(self, response: requests.Response, end: float) -> io.BytesIO:
+        body = io.BytesIO()
+        while chunk := response.raw.read1(65536, decode_content=True):
+            body.write(chunk)
+            if time.monotonic() > end:
+                msg = f"the answer took longer than {self.deadline_s:g} s"
+                raise requests.Timeout(msg)
+            if body.tell() > MAX_ANSWER_BYTES:
+                msg = f"the answer is larger than {MAX_ANSWER_BYTES / 1024**2:g} MiB"
+                raise ArchiveFaultError(msg)
+        body.seek(0)
+        return body
 
 
 def session(deadline_s: float) -> requests.Session:

@@ -33,7 +33,7 @@ def write_mirror(sky: Table, mirror_dir: Path, *, ra_deg: float, dec_deg: float,
     """
     rng = np.random.default_rng([seed, 20262])
     cells, _ = cone_cells(ra_deg, dec_deg, radius_deg, COVERAGE_ORDER)
-    for code, stars in (("ps1", _ps1(sky, rng)), ("gaiadr3syn", _gaia(sky, rng))):
+    for code, stars in (("ps1", ps1_stars(sky, rng)), ("gaiadr3syn", gaia_stars(sky, rng))):
         add_to_mirror(stars, mirror_dir, code, cells=cells, order=COVERAGE_ORDER)
 
 
@@ -42,7 +42,8 @@ def _moved(sky: Table, rng: np.random.Generator, error_arcsec: np.ndarray) -> tu
     return np.asarray(sky["ra"] + east / np.cos(np.radians(sky["dec"]))) % 360, np.asarray(sky["dec"] + north)
 
 
-def _ps1(sky: Table, rng: np.random.Generator) -> Table:
+def ps1_stars(sky: Table, rng: np.random.Generator) -> Table:
+    """Make the rows of II/349/ps1 for a sky: measured magnitudes with errors, NaN where saturated or too faint."""
     error_arcsec = np.hypot(0.008, 0.05 * 10 ** (0.3 * (sky["r"] - 21)))
     stars = Table()
     stars["RAJ2000"], stars["DEJ2000"] = _moved(sky, rng, np.asarray(error_arcsec))
@@ -59,7 +60,8 @@ def _ps1(sky: Table, rng: np.random.Generator) -> Table:
     return stars[seen & (rng.random(len(sky)) > LOST_FRACTION)]
 
 
-def _gaia(sky: Table, rng: np.random.Generator) -> Table:
+def gaia_stars(sky: Table, rng: np.random.Generator) -> Table:
+    """Make the rows of I/360/syntphot for a sky: Johnson-Cousins and Sloan magnitudes and fluxes."""
     bright = (sky["kind"] == "star") & (sky["r"] < GAIA_LIMIT_MAG) & (rng.random(len(sky)) > LOST_FRACTION)
     chosen = sky[bright]
     stars = Table()

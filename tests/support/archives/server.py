@@ -1,0 +1,209 @@
+"""The server: an aiohttp application behind a proxy that ends TLS with certificates of a throw-away authority."""
+
+import asyncio
+import enum
+import threading
+import urllib.parse
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+from astropy.table import Table
+
+from . import answers
+from .ca import Authority
+
+
+class Behaviour(enum.Enum):
+    """How an archive treats its users."""
+
+    OK = "ok"
+    SLOW = "a byte now and then, for ever"
+    BROKEN = "500"
+    TRUNCATED = "half of the answer, then the connection ends"
+    CUT = "half of the answer with a fitting length"
+    GARBAGE = "a web page instead of the answer"
+    DOWN = "the connection ends at once"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that came in."""
+
+    archive: str
+    host: str
+    path: str
+    body: str
+
+
+@dataclass
+class ArchiveServer:
+    """Use as a context manager; runs in a thread of its own.
+
+    Parameters
+    ----------
+    folder
+        For certificates.
+    tables
+        VizieR's catalogues by their ids there.
+    names
+        Positions by lower-case name, for Sesame.
+    transients
+        The same for TNS.
+    """
+
+    folder: Path
+    tables: dict[str, Table] = field(default_factory=dict)
+    names: dict[str, tuple[float, float]] = field(default_factory=dict)
+    transients: dict[str, tuple[float, float]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    _behaviours: dict[str, list[Behaviour]] = field(default_factory=dict)
+
+    def behave(self, archive: str, *behaviours: Behaviour) -> None:
+        """Set how an archive answers: one request each, the last one for good."""
+        self._behaviours[archive] = list(behaviours)
+
+    def reset(self) -> None:
+        """Answer well again, and forget what was asked."""
+        self._behaviours.clear()
+        self.asked.clear()
+
+    def count(self, archive: str) -> int:
+        """Count the requests to an archive."""
+        return sum(request.archive == archive for request in self.asked)
+
+    @property
+    def url(self) -> str:
+        """Address of the proxy."""
+        return f"http://127.0.0.1:{self._proxy_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Give what a site sets to put this server in front of the archives."""
+        return {
+            "HTTPS_PROXY": self.url,
+            "HTTP_PROXY": self.url,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "STDWEB_CA_BUNDLE": str(self.authority.bundle),
+        }
+
+    def __enter__(self) -> Self:
+        self.authority = Authority(self.folder)
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="archives", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(timeout=10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(timeout=10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=64 * 1024**2)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self._app_port = self._runner.addresses[0][1]
+        self._proxy = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._proxy_port = self._proxy.sockets[0].getsockname()[1]
+
+    async def _stop(self) -> None:
+        self._proxy.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.cleanup()
+
+    # the proxy
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, OSError):
+                await self._relay(reader, writer)
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target, rest = head.split(b" ", 2)
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._app_port)
+        try:
+            if method == b"CONNECT":
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await writer.drain()
+                await writer.start_tls(self.authority.context_for(target.decode().rsplit(":", 1)[0]))
+            else:  # a plain request names the whole address; one per connection is enough here
+                url = urllib.parse.urlsplit(target)
+                path = url.path + (b"?" + url.query if url.query else b"")
+                version, headers = rest.split(b"\r\n", 1)
+                inner_writer.write(b" ".join([method, path, version]) + b"\r\nConnection: close\r\n" + headers)
+            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+        finally:
+            inner_writer.close()
+
+    # the archives
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        host, body = request.host.split(":")[0], await request.read()
+        archive = answers.archive_of(host, request.path)
+        if archive is None:
+            return web.Response(status=502, text="nothing leaves this machine")
+        self.asked.append(Asked(archive, host, request.raw_path, body.decode(errors="replace")))
+        queue = self._behaviours.get(archive, [Behaviour.OK])
+        behaviour = queue.pop(0) if len(queue) > 1 else queue[0]
+        if behaviour is Behaviour.BROKEN:
+            return web.Response(status=500, text="internal error")
+        if behaviour is Behaviour.GARBAGE:
+            return web.Response(text="<html><body>Down for maintenance</body></html>", content_type="text/html")
+        if behaviour is Behaviour.DOWN:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        kind, content = await asyncio.to_thread(self._content, archive, request, body)
+        if behaviour is Behaviour.OK:
+            return web.Response(body=content, content_type=kind)
+        if behaviour is Behaviour.CUT:
+            return web.Response(body=content[: len(content) // 2], content_type=kind)
+        return await _spoiled(request, content, slow=behaviour is Behaviour.SLOW)
+
+    def _content(self, archive: str, request: web.Request, body: bytes) -> answers.Answer:
+        if archive == "vizier":
+            return answers.vizier(body.decode(), self.tables)
+        if archive == "sesame":
+            return answers.sesame(request.path, request.raw_path.partition("?")[2], self.names)
+        if archive == "tns":
+            return answers.tns(body, self.transients)
+        return answers.hips2fits(request.query_string)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    writer.close()
+
+
+async def _spoiled(request: web.Request, content: bytes, *, slow: bool) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+    await response.prepare(request)
+    if slow:
+        for position in range(len(content) - 1):
+            await response.write(content[position : position + 1])
+            await asyncio.sleep(0.05)
+    await response.write(content[: len(content) // 2])
+    assert request.transport is not None
+    request.transport.close()
+    return response
