@@ -8,6 +8,7 @@ from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from shared.science.limits import signal_to_noise
@@ -33,7 +34,10 @@ def figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def save(made: Figure, path: Path) -> None:
-    """Write a figure; little compression, because writing is waited for."""
+    """Write a figure; few ticks and little compression, because most of the time goes there and it is waited for."""
+    for panel in made.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_locator(NullLocator())
     made.savefig(path, format="png", pil_kwargs={"compress_level": 2})
 
 

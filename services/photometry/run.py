@@ -114,7 +114,11 @@ def run(ctx: StepContext) -> dict[str, Any]:
         noise = core.image_noise(frame.flat, frame.background, frame.mask, frame.sky_mask, plan, frame.gain)
         limits = core.detection_limits(noise, fit.model, frame.gain, params.sn)
         ctx.log("Limits: " + (", ".join(f"S/N {sn:g}: {mag:.2f}" for sn, mag in limits.items()) or "unknown"))
-        desk.draw(late_plots(ctx.work, frame, objects, sky, fit, (noise, limits), params))
+        annotate(objects)
+        drawings = late_plots(ctx.work, frame, objects, sky, fit, (noise, limits), params)
+        # two children, for two cores; the VOTable is slow to write as well
+        desk.draw([partial(write_votable, objects, ctx.work / "objects.vot"), *drawings[::2]])
+        desk.draw(drawings[1::2])
         mark(0.8, "writing results")
         if params.diagnose_color:
             rows = diagnose_color(ctx, sky, pairs, frame.shape)
@@ -265,9 +269,7 @@ def write_results(
     ctx: StepContext, params: PhotometryParams, frame: Frame, objects: Table, sky: Sky, fit: Fit
 ) -> None:
     """Write tables, the solution and the world coordinates."""
-    annotate(objects)
     write_parquet(objects, ctx.work / "objects.parquet")
-    write_votable(objects, ctx.work / "objects.vot")
     write_parquet(sky.catalog, ctx.work / "cat.parquet")
     solution = {
         **fit.model.to_json(),
