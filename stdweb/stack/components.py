@@ -1,0 +1,121 @@
+"""What a stack consists of: which processes, with which settings, and when each can be used."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from shared.contracts.steps import STEPS
+from shared.settings import PREFIX
+
+from ..settings import StackSettings, StackState
+from .processes import marked
+from .rabbit import RabbitNode
+from .store import EmbeddedStore
+from .supervisor import Component
+
+_INFRASTRUCTURE: Final = 0
+_SERVICES: Final = 1
+_PROBE_S: Final = 3.0
+
+SERVICES: Final = tuple(dict.fromkeys(step.service for step in STEPS.values()))
+"""The step services, in the order of the step table."""
+
+
+def broker_node(state: StackState) -> RabbitNode:
+    """Describe the stack's own RabbitMQ node."""
+    return RabbitNode(
+        folder=state.folder / "rabbitmq",
+        port=state.ports["amqp"],
+        dist_port=state.ports["dist"],
+        epmd_port=state.ports["epmd"],
+        password=state.broker_password,
+        cookie=state.cookie,
+    )
+
+
+def store(state: StackState) -> EmbeddedStore:
+    """Describe the stack's own store."""
+    return EmbeddedStore(folder=state.folder / "store", port=state.ports["store"])
+
+
+def resolve(state: StackState, settings: StackSettings) -> None:
+    """Write into `state` where broker, store and API are."""
+    state.amqp_url = settings.amqp_url.get_secret_value() if settings.amqp_url else broker_node(state).url
+    state.mongo_url = settings.mongo_url.get_secret_value() if settings.mongo_url else store(state).url
+    state.mirror_dir = (settings.mirror_dir or state.folder / "mirror").resolve()
+    host = "localhost" if settings.host in {"127.0.0.1", "0.0.0.0"} else settings.host  # noqa: S104 - compared only
+    state.base_url = f"http://{host}:{settings.port}/api"
+
+
+def components(state: StackState, settings: StackSettings) -> list[Component]:
+    """List the processes of a stack.
+
+    Parameters
+    ----------
+    state
+        With ports chosen and addresses resolved.
+    settings
+        What the environment says. Its other `STDWEB_` settings are handed on to the services.
+    """
+    common = dict(os.environ) | marked(state.mark)
+    for name in ("HOST", "PORT", "AMQP_URL", "MONGO_URL", "MIRROR_DIR", "SLOTS"):
+        common.pop(PREFIX + name, None)
+    data_dir = (settings.data_dir or state.folder / "volume").resolve()
+    for folder in (data_dir, state.mirror_dir):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    common |= {f"{PREFIX}AMQP_URL": state.amqp_url, f"{PREFIX}DATA_DIR": str(data_dir)}
+
+    parts = []
+    if settings.amqp_url is None:
+        node = broker_node(state)
+        env = dict(os.environ) | node.environment | marked(state.mark)
+        node.prepare()
+        parts.append(Component("rabbitmq", node.command, env, _ready(node.accepts), _INFRASTRUCTURE))
+    if settings.mongo_url is None:
+        own = store(state)
+        own.folder.mkdir(parents=True, exist_ok=True)
+        env = own.environment | marked(state.mark)
+        parts.append(Component("store", own.command, env, _ready(own.accepts), _INFRASTRUCTURE))
+    gateway_env = common | {
+        f"{PREFIX}MONGO_URL": state.mongo_url,
+        f"{PREFIX}HOST": settings.host,
+        f"{PREFIX}PORT": str(settings.port),
+        "MOTOR_MAX_WORKERS": "64",
+    }
+    parts.append(_python("gateway", gateway_env, settings.port))
+    slots = settings.slots or len(os.sched_getaffinity(0))
+    for service in SERVICES:
+        env = common | {
+            f"{PREFIX}MIRROR_DIR": str(state.mirror_dir),
+            f"{PREFIX}SLOTS": str(slots),
+            f"{PREFIX}HEALTH_PORT": str(state.ports[service]),
+        }
+        parts.append(_python(service, env, state.ports[service]))
+    return parts
+
+
+def _python(service: str, env: dict[str, str], port: int) -> Component:
+    argv = [sys.executable, "-m", f"services.{service}"]
+    here = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+    return Component(service, argv, env | here, lambda: _http_ready(port), _SERVICES)
+
+
+def _ready(accepts: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    return lambda: asyncio.to_thread(accepts)
+
+
+async def _http_ready(port: int) -> bool:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False

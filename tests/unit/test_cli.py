@@ -1,0 +1,72 @@
+"""The command line without a stack: what it parses, and what it says when it cannot go on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from stdweb.submit import parse_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def stdweb(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from stdweb.cli import main; sys.argv[0] = 'stdweb'; main()"
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_config_values_are_json_where_they_can_be() -> None:
+    pairs = ["filter=R", "sn=4.5", "use_color=false", "cat_name=null", "target=x=1 y=2", "title="]
+    assert parse_config(pairs) == {
+        "filter": "R",
+        "sn": 4.5,
+        "use_color": False,
+        "cat_name": None,
+        "target": "x=1 y=2",
+        "title": "",
+    }
+
+
+@pytest.mark.parametrize("pair", ["filter", "=R"])
+def test_config_without_key_or_value_is_refused(pair: str) -> None:
+    with pytest.raises(typer.BadParameter, match="key=value"):
+        parse_config([pair])
+
+
+def test_without_a_stack_it_says_how_to_start_one(tmp_path: Path) -> None:
+    for arguments in (["status"], ["user", "list"]):
+        answer = stdweb(tmp_path, *arguments)
+        assert answer.returncode == 1
+        assert "make up" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
+def test_an_api_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 40)
+    answer = stdweb(tmp_path, "status", "--url", "http://127.0.0.1:9/api", "--token-file", "token")
+    assert answer.returncode == 1
+    assert "No answer from http://127.0.0.1:9/api" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_missing_image_is_a_usage_error(tmp_path: Path) -> None:
+    answer = stdweb(tmp_path, "submit", "nothing.fits")
+    assert answer.returncode == 2
+    assert "nothing.fits" in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["user", "token", "preset", "catalog", "submit", "status", "get"])
+def test_every_command_has_help(tmp_path: Path, command: str) -> None:
+    answer = stdweb(tmp_path, command, "--help")
+    assert answer.returncode == 0
+    assert "Usage" in answer.stdout
