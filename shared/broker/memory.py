@@ -199,7 +199,7 @@ class MemoryBroker:
 
     def start(self, handler: Handler, delivery: MemoryDelivery) -> None:
         """Run a handler in a task of its own."""
-        task: asyncio.Task[None] = asyncio.ensure_future(handler(delivery))  # type: ignore[arg-type]
+        task: asyncio.Task[None] = asyncio.ensure_future(handler(delivery))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,0 +1,72 @@
+"""A RabbitMQ node for tests, with a virtual host for each of them."""
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from stdweb.stack.rabbit import RabbitNode
+
+VHOSTS = tuple(f"test{number}" for number in range(64))
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports of the loopback that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class TestBroker:
+    """A node that can be killed and started again.
+
+    Parameters
+    ----------
+    folder
+        Where it keeps everything.
+    """
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        port, dist_port, epmd_port = free_ports(3)
+        self.node = RabbitNode(folder, port, dist_port, epmd_port, "secret", "cookie", VHOSTS)
+        self.node.prepare()
+        self._vhosts = iter(VHOSTS)
+        self.process: subprocess.Popen[bytes] = self.node.start()
+
+    def wait_ready(self) -> None:
+        """Wait until it can be used."""
+        self.node.wait_ready(self.process)
+
+    def new_url(self) -> str:
+        """Give the address of a virtual host that nobody has used."""
+        return self.node.url_of(next(self._vhosts))
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again after `kill`."""
+        self.process = self.node.start()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        """End it, and what it left behind."""
+        self.node.stop(self.process)
+
+
+@contextlib.contextmanager
+def running_broker(folder: Path) -> Iterator[TestBroker]:
+    """Run a node for as long as the block takes."""
+    broker = TestBroker(folder)
+    try:
+        broker.wait_ready()
+        yield broker
+    finally:
+        broker.stop()
