@@ -153,7 +153,8 @@ def detect_sextractor(
     """
     folder = Path(tempfile.mkdtemp(prefix="sex", dir=work))
     try:
-        fits.writeto(folder / "image.fits", image)
+        # SExtractor ignores NaN, but an infinity ends it
+        fits.writeto(folder / "image.fits", np.where(np.isinf(image), np.float32(np.nan), image))
         fits.writeto(folder / "mask.fits", mask.astype(np.uint8))
         (folder / "columns").write_text("\n".join(_SEXTRACTOR_COLUMNS))
         (folder / "empty").write_text("")
@@ -193,7 +194,7 @@ def _sextractor_settings(image: NDArray[np.float32], options: Options, folder: P
         "WEIGHT_TYPE": "BACKGROUND",
         # masked pixels are for our own mask to say, and correcting for neighbours makes systematics
         "MASK_TYPE": "NONE",
-        "SATUR_LEVEL": f"{float(np.nanmax(image)) + 1:.8g}",
+        "SATUR_LEVEL": f"{float(np.max(image, where=np.isfinite(image), initial=0)) + 1:.8g}",
         "DETECT_THRESH": _THRESHOLD_SIGMA,
         "DETECT_MINAREA": options.min_area,
         "PHOT_APERTURES": 2 * options.aper_pix,

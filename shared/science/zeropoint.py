@@ -18,6 +18,8 @@ from ..errors import DataError
 FORMAT_VERSION: Final = 1
 MIN_STARS: Final = 3
 """Two stars cannot tell which of them is wrong."""
+MIN_COLOR_STARS: Final = 10
+"""The zero point is that of colour 0, where there are no stars: with fewer the extrapolation adds more than it takes."""
 _CLIP_SIGMA: Final = 5.0
 _HUBER: Final = 1.345
 """95 % efficiency for Gaussian noise (Huber 1981)."""
@@ -250,8 +252,8 @@ def fit_zero_point(
     good = pairs.good & np.isfinite(pairs.zero) & np.isfinite(pairs.zero_err) & (pairs.zero_err > 0)
     with_color = good & np.isfinite(pairs.color)
     use_color = terms.color and color_term is None
-    if use_color and (with_color.sum() < MIN_STARS or np.ptp(pairs.color[with_color]) == 0):
-        log("No colour term: too few stars have colours")
+    if use_color and (with_color.sum() < MIN_COLOR_STARS or np.ptp(pairs.color[with_color]) == 0):
+        log("reduced to a model without colour term: too few stars with different colours")
         use_color = False
     if use_color or color_term:
         good = with_color
