@@ -110,6 +110,10 @@ class Client:
         body = {"steps": list(steps), "config": dict(config or {})}
         return dict(self._ask("POST", f"/tasks/{task_id}/process/", json=body).json())
 
+    def cancel(self, task_id: int) -> dict[str, Any]:
+        """Cancel the run of a task."""
+        return dict(self._ask("POST", f"/tasks/{task_id}/cancel/").json())
+
     def task(self, task_id: int) -> dict[str, Any]:
         """Get a task with its config."""
         return dict(self._ask("GET", f"/tasks/{task_id}/").json())

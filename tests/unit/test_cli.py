@@ -13,10 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def stdweb(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from stdweb.cli import main; sys.argv[0] = 'stdweb'; main()"
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-m", "stdweb", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -1,0 +1,33 @@
+"""A client that sends its config as a Python literal and names no catalogue."""
+
+import time
+
+import requests
+
+
+class Session(requests.Session):
+    """Requests to one API."""
+
+    def __init__(self, api: str, user: str, password: str) -> None:
+        super().__init__()
+        self.api = api
+        token = self.post(f"{api}/auth/token/", data={"username": user, "password": password}).json()["token"]
+        self.headers["Authorization"] = f"Token {token}"
+
+    def ask(self, method: str, path: str, **options) -> requests.Response:
+        answer = self.request(method, f"{self.api}/tasks/{path}", timeout=60, **options)
+        answer.raise_for_status()
+        return answer
+
+
+if __name__ == "__main__":
+    session = Session("http://localhost:8000/api", "myuser", "mypass")
+    with open("observation.fits", "rb") as image:
+        task = session.ask("POST", "", files={"file": image}, data={"config": str({"filter": "R"})}).json()["id"]
+    session.ask("POST", f"{task}/process/", json={"steps": ["inspect", "photometry"]})
+    while "running" in (result := session.ask("GET", f"{task}/").json())["state"]:
+        time.sleep(1)
+    print(f"Completed with state: {result['state']}")
+    print(f"Zero point: {result['config'].get('zp')}")
+    with open("objects.vot", "wb") as table:
+        table.write(session.ask("GET", f"{task}/files/objects.vot").content)
