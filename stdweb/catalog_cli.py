@@ -18,7 +18,7 @@ MirrorDir = Annotated[
 
 
 @app.command()
-def fetch(  # noqa: PLR0917  the cone is positional on purpose
+def fetch(
     code: Code,
     ra: Annotated[float, typer.Argument(help="Right ascension of the centre, degrees", min=0, max=360)],
     dec: Annotated[float, typer.Argument(help="Declination of the centre, degrees", min=-90, max=90)],

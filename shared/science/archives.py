@@ -4,13 +4,13 @@ What is known of an archive's health, the locks and the answers live in the cach
 all replicas know the same. The folder may be emptied at any time.
 """
 
+import contextlib
 import fcntl
 import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 SILENCE_TIMEOUT_S: Final = 60.0  # VizieR thinks for a while before the first byte of a dense field
 MAX_ANSWER_BYTES: Final = 512 * 1024**2
 BREAKER_FAILURES: Final = 3
-BREAKER_PAUSE_S: Final = 60.0
+BREAKER_PAUSE_S: Final = 20.0
 SERVER_FAULT: Final = 500
 TOO_MANY_REQUESTS: Final = 429
 LOCK_POLL_S: Final = 0.05
@@ -151,7 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock `path` against all other processes on the shared volume; the system frees it when we die.
 
@@ -176,7 +176,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
 
 
 class _Breaker:
-    """Counts failures in a row; after three the archive is left alone for a minute, then one failure is enough."""
+    """Counts failed attempts in a row; after three the archive is left alone for a while, then one is enough."""
 
     def __init__(self, archive: Archive, cache_dir: Path) -> None:
         self.path = cache_dir / "archives" / f"{archive.code}.json"
@@ -192,12 +192,15 @@ class _Breaker:
         """Tell for how many seconds the archive is still left alone; never more than a pause, clocks may differ."""
         return min(max(self._read()[1] - time.time(), 0.0), BREAKER_PAUSE_S)
 
-    def note(self, *, worked: bool) -> None:
-        """Count the outcome of a question."""
-        if worked and not self.path.exists():
-            return
+    def note(self, *, failed: int) -> None:
+        """Count failed attempts; 0 for an answer. A breaker that cannot be written breaks nothing."""
+        if failed or self.path.exists():
+            with contextlib.suppress(OSError):
+                self._count(failed)
+
+    def _count(self, failed: int) -> None:
         with locked(self.path.with_suffix(".lock"), timeout_s=5.0):
-            failures = 0 if worked else self._read()[0] + 1
+            failures = self._read()[0] + failed if failed else 0
             until = time.time() + BREAKER_PAUSE_S if failures >= BREAKER_FAILURES else 0.0
             if failures:
                 write_atomically(self.path, json.dumps({"failures": failures, "until": until}).encode())
@@ -236,19 +239,20 @@ def ask(archive: Archive, call: Callable[[requests.Session], T], cache_dir: Path
     def note_retry(state: tenacity.RetryCallState) -> None:
         log(f"{archive.title}: attempt {state.attempt_number} failed ({_reason(state)}), asking again")
 
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(archive.attempts) | tenacity.stop_after_delay(archive.deadline_s),
+        wait=tenacity.wait_exponential_jitter(initial=0.3, max=5.0, jitter=0.5),
+        retry=tenacity.retry_if_exception_type(PASSING),
+        before_sleep=note_retry,
+        reraise=True,
+    )
     try:
-        answer = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(archive.attempts) | tenacity.stop_after_delay(archive.deadline_s),
-            wait=tenacity.wait_exponential_jitter(initial=0.3, max=5.0, jitter=0.5),
-            retry=tenacity.retry_if_exception_type(PASSING),
-            before_sleep=note_retry,
-            reraise=True,
-        )(once)
+        answer = retrying(once)
     except PASSING as error:
-        breaker.note(worked=False)
+        breaker.note(failed=retrying.statistics.get("attempt_number", 1))
         log(f"{archive.title} does not answer ({type(error).__name__})")
         raise unavailable(archive, reason=str(error)) from error
-    breaker.note(worked=True)
+    breaker.note(failed=0)
     return answer
 
 

@@ -1,5 +1,6 @@
 """Pictures of sky surveys through hips2fits, shown beside cutouts; nice to have, never worth failing for."""
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -134,7 +135,8 @@ def _fetch(query: dict[str, Any], cache_dir: Path, log: Log) -> bytes:
         if path.exists():
             return path.read_bytes()
         content = ask(HIPS, call, cache_dir, log)
-        write_atomically(path, content)
+        with contextlib.suppress(OSError):  # a full disk costs the next one a question
+            write_atomically(path, content)
     return content
 
 

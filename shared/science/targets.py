@@ -1,5 +1,6 @@
 """Targets: pixel positions, coordinates in any usual notation, or names that Sesame and TNS know."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -194,7 +195,8 @@ def resolve_name(name: str, number: int, resources: Resources, log: Log) -> tupl
             " coordinates."
         )
         raise UsageError("unknown_target", message)
-    write_atomically(cached, json.dumps(position).encode())
+    with contextlib.suppress(OSError):  # a full disk costs the next one a question
+        write_atomically(cached, json.dumps(position).encode())
     return position
 
 

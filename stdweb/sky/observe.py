@@ -221,7 +221,7 @@ def _add_hot_pixels(image: Floats, rng: np.random.Generator) -> None:
     image[rows, columns] += 10 ** rng.uniform(3, 4.3, count)
 
 
-def _header(  # noqa: PLR0917
+def _header(
     size: int, pixel_scale_arcsec: float, ra_deg: float, dec_deg: float, band: str, object_name: str | None
 ) -> fits.Header:
     rough = tan_wcs(size, pixel_scale_arcsec, ra_deg, dec_deg, rotation_deg=ROTATION_DEG + 0.04, shift_pix=(2.2, -1.7))

@@ -23,8 +23,15 @@ def moffat_alpha_pix(fwhm_pix: float) -> float:
 
 
 def aperture_fraction(radius_pix: float, fwhm_pix: float) -> float:
-    """Tell which part of a star's flux falls within a radius; the integral of the Moffat profile."""
-    return float(1 - (1 + (radius_pix / moffat_alpha_pix(fwhm_pix)) ** 2) ** (1 - BETA))
+    """Tell which part of a star's flux an aperture sum over pixels finds within a radius.
+
+    The integral of the Moffat profile, less what pixels of unit width spread outwards: they blur once when the light
+    is collected and once when a pixel at the rim is shared, each time by a variance of 1/12 along both axes.
+    """
+    alpha = moffat_alpha_pix(fwhm_pix)
+    shape = 1 + (radius_pix / alpha) ** 2
+    slope = -2 * BETA * (BETA - 1) / math.pi * radius_pix / alpha**4 * shape ** (-BETA - 1)
+    return float(1 - shape ** (1 - BETA) + 2 / 24 * 2 * math.pi * radius_pix * slope)
 
 
 @numba.njit(cache=True)

@@ -106,7 +106,7 @@ def test_transients_are_asked_of_tns(archives, resources):
 
 
 def test_an_unknown_name_tells_its_line(archives, resources):
-    with pytest.raises(UsageError, match="Line 2 .*Nowhere"):
+    with pytest.raises(UsageError, match=r"Line 2 .*Nowhere"):
         resolve_targets("10.5 20.5\nNowhere 1\nM31", None, resources, say_nothing)
 
 

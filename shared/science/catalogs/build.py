@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.table import Table
 from mocpy import MOC
+from numpy.typing import NDArray
 
 from ...contracts.bands import CATALOGS
 from ...errors import UsageError
@@ -28,6 +29,8 @@ from .mirror import (
 from .sky import Cells, cells_of, cone_cells, enclosing_cone
 
 PARTITION_ORDER: Final = 5  # 1.8 degrees: a few files a field, some 100,000 stars each
+PARTITION_SHIFT: Final = 2 * (INDEX_ORDER - PARTITION_ORDER)
+CELL_SHIFT: Final = 2 * (INDEX_ORDER - COVERAGE_ORDER)
 FETCH_ORDER: Final = 6  # 55 arcmin: what one question to VizieR covers
 ROW_GROUP_SIZE: Final = 10_000  # a cone reads little beyond itself
 STARS_PER_CELL: Final = 30  # an imported table is judged in cells that would hardly be empty by chance
@@ -57,7 +60,8 @@ def import_catalog(source: Path, mirror_dir: Path, code: str) -> int:
     stars = _with_positions(_read_table(source), code)
     order = int(np.clip(np.log(max(len(stars) / STARS_PER_CELL, 1) / 12) / np.log(4), 3, COVERAGE_ORDER))
     order = _densest_order(stars, order)
-    return add_to_mirror(stars, mirror_dir, code, cells=np.unique(cells_of(stars[RA], stars[DEC], order)), order=order)
+    cells = np.unique(cells_of(stars[RA], stars[DEC], order))
+    return add_to_mirror(stars, mirror_dir, code, cells=cells, order=order, keep=True)
 
 
 def fetch_to_mirror(
@@ -98,9 +102,16 @@ def fetch_to_mirror(
 
 
 def add_to_mirror(
-    stars: Table, mirror_dir: Path, code: str, *, cells: Cells, order: int, limit_mag: float | None = None
+    stars: Table,
+    mirror_dir: Path,
+    code: str,
+    *,
+    cells: Cells,
+    order: int,
+    limit_mag: float | None = None,
+    keep: bool = False,
 ) -> int:
-    """Add stars to a mirror; stars that it has already, by position, are replaced.
+    """Add stars to a mirror; what it had in the same cells is replaced.
 
     Parameters
     ----------
@@ -112,6 +123,8 @@ def add_to_mirror(
         HEALPix cells (nested) of the sky in which the table is complete.
     limit_mag
         How deep it is, in the catalogue's limit column; None for as deep as the catalogue.
+    keep
+        Stars that the mirror had in these cells stay, unless a new one has the same position.
     """
     check_code(code)
     folder = mirror_dir / code
@@ -120,10 +133,11 @@ def add_to_mirror(
         rows = to_arrow(stars, code)
         index = cells_of(stars[RA], stars[DEC], INDEX_ORDER).astype(np.int64) if len(stars) else np.empty(0, np.int64)
         rows = rows.add_column(0, INDEX_COLUMN, pa.array(index))
-        pixels = index >> (2 * (INDEX_ORDER - PARTITION_ORDER))
-        for pixel in np.unique(pixels):
+        stale = np.empty(0, np.int64) if keep else _ranges_of(cells, order)
+        pixels = index >> PARTITION_SHIFT
+        for pixel in np.union1d(pixels, stale >> PARTITION_SHIFT):
             path = folder / partition_path(PARTITION_ORDER, int(pixel), {})
-            _write_partition(path, rows.filter(pa.array(pixels == pixel)), _schema(folder) or rows.schema)
+            _write_partition(path, rows.filter(pa.array(pixels == pixel)), _schema(folder) or rows.schema, stale)
         _write_metadata(folder, code, MOC.from_healpix_cells(cells, np.uint8(order), COVERAGE_ORDER), limit_mag)
     return len(stars)
 
@@ -206,12 +220,23 @@ def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _write_partition(path: Path, rows: pa.Table, schema: pa.Schema) -> None:
+def _ranges_of(cells: Cells, order: int) -> NDArray[np.int64]:
+    """Give the first spatial index of every cell of the coverage's order."""
+    finer = 2 * (COVERAGE_ORDER - order)
+    starts = (cells.astype(np.int64) << finer)[:, None] + np.arange(1 << finer)
+    return np.sort(starts.ravel()) << CELL_SHIFT
+
+
+def _write_partition(path: Path, rows: pa.Table, schema: pa.Schema, stale: NDArray[np.int64]) -> None:
     rows = _conform(rows, schema)
     if path.exists():
         old = _conform(pq.ParquetFile(path).read(), schema)
-        stays = ~np.isin(old.column(INDEX_COLUMN).to_numpy(), rows.column(INDEX_COLUMN).to_numpy())
-        rows = pa.concat_tables([old.filter(pa.array(stays)), rows])
+        index = old.column(INDEX_COLUMN).to_numpy()
+        gone = np.isin(index, rows.column(INDEX_COLUMN).to_numpy()) | np.isin(index >> CELL_SHIFT, stale >> CELL_SHIFT)
+        rows = pa.concat_tables([old.filter(pa.array(~gone)), rows])
+    if not rows.num_rows:
+        path.unlink(missing_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     pq.write_table(rows.sort_by(INDEX_COLUMN), part, row_group_size=ROW_GROUP_SIZE, compression="zstd")

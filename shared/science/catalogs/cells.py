@@ -117,8 +117,12 @@ def _fill(code: str, store: _CellStore, missing: Cells, resources: Resources, lo
     whole = np.union1d(touched[inside], missing)
     table = to_arrow(rows, code)
     owner = cells_of(rows[RA], rows[DEC], CELL_ORDER) if len(rows) else np.empty(0, dtype=np.uint64)
-    for cell in whole:
-        store.write(int(cell), table.filter(pa.array(owner == cell)))
+    try:
+        for cell in whole:
+            store.write(int(cell), table.filter(pa.array(owner == cell)))
+    except OSError as error:
+        message = "Reference data cannot be stored at the moment, the disk may be full; try again later."
+        raise TransientError("storage_unavailable", message, reason=str(error)) from error
 
 
 def query_vizier(

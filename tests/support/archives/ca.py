@@ -1,6 +1,6 @@
 """A throw-away certificate authority."""
 
-import datetime
+import datetime as dt
 import ssl
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-ONE_DAY = datetime.timedelta(days=1)
+ONE_DAY = dt.timedelta(days=1)
 
 
 class Authority:
@@ -43,7 +43,7 @@ class Authority:
 
     @staticmethod
     def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)

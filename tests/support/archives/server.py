@@ -167,16 +167,11 @@ class ArchiveServer:
             return web.Response(status=500, text="internal error")
         if behaviour is Behaviour.GARBAGE:
             return web.Response(text="<html><body>Down for maintenance</body></html>", content_type="text/html")
-        if behaviour is Behaviour.DOWN:
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
         kind, content = await asyncio.to_thread(self._content, archive, request, body)
-        if behaviour is Behaviour.OK:
-            return web.Response(body=content, content_type=kind)
-        if behaviour is Behaviour.CUT:
-            return web.Response(body=content[: len(content) // 2], content_type=kind)
-        return await _spoiled(request, content, slow=behaviour is Behaviour.SLOW)
+        if behaviour in {Behaviour.OK, Behaviour.CUT}:
+            length = len(content) if behaviour is Behaviour.OK else len(content) // 2
+            return web.Response(body=content[:length], content_type=kind)
+        return await _spoiled(request, content, behaviour)
 
     def _content(self, archive: str, request: web.Request, body: bytes) -> answers.Answer:
         if archive == "vizier":
@@ -196,14 +191,17 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def _spoiled(request: web.Request, content: bytes, *, slow: bool) -> web.StreamResponse:
+async def _spoiled(request: web.Request, content: bytes, behaviour: Behaviour) -> web.StreamResponse:
+    assert request.transport is not None
+    if behaviour is Behaviour.DOWN:
+        request.transport.abort()
+        return web.Response()
     response = web.StreamResponse(headers={"Content-Length": str(len(content))})
     await response.prepare(request)
-    if slow:
+    if behaviour is Behaviour.SLOW:
         for position in range(len(content) - 1):
             await response.write(content[position : position + 1])
             await asyncio.sleep(0.05)
     await response.write(content[: len(content) // 2])
-    assert request.transport is not None
     request.transport.close()
     return response
