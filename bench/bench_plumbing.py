@@ -1,0 +1,234 @@
+"""The way of a step from request to result, without its science: dispatch, many chains at once, large uploads.
+
+Starts a stack of its own. The baseline, measured in the same run, is what the broker alone needs for the same messages:
+one confirmed publication and its delivery, on the same node.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+
+from shared.broker import Delivery, connect
+from shared.broker.topology import CONTROL_EXCHANGE, EVENTS_EXCHANGE, control_route
+from shared.contracts.messages import Cancel, StepStarted
+from stdweb.settings import DEMO_USER, StackState
+from stdweb.stack.supervisor import Report
+
+ROOT = Path(__file__).parents[1]
+CHUNK = b"\0" * 2**20
+
+
+@contextmanager
+def stack() -> Iterator[StackState]:
+    """Run a stack in a folder and on a port of its own."""
+    root = Path(tempfile.mkdtemp(prefix="stdweb-bench-"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    env = os.environ | {"STDWEB_PORT": str(port), "PYTHONPATH": str(ROOT), "STDWEB_LOG_LEVEL": "warning"}
+    command = [sys.executable, "-m", "stdweb.stack"]
+    try:
+        subprocess.run([*command, "up"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL)
+        yield StackState.started(root / ".stdweb")
+    finally:
+        subprocess.run([*command, "down"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def quantile(values: list[float], q: float) -> float:
+    """Give the value below which a fraction q of the values lies."""
+    return sorted(values)[min(int(q * len(values)), len(values) - 1)]
+
+
+class Api:
+    """A client of the stack."""
+
+    def __init__(self, state: StackState, session: aiohttp.ClientSession) -> None:
+        self.base = state.base_url
+        self.session = session
+
+    async def login(self, state: StackState) -> None:
+        """Get a token for the demo user."""
+        form = {"username": DEMO_USER, "password": state.demo_password}
+        async with self.session.post(f"{self.base}/auth/token/", data=form) as answer:
+            answer.raise_for_status()
+            self.session.headers["Authorization"] = f"Token {(await answer.json())['token']}"
+
+    async def create(self) -> int:
+        """Make a task without an image."""
+        async with self.session.post(f"{self.base}/tasks/", json={"original_name": "bench"}) as answer:
+            answer.raise_for_status()
+            return int((await answer.json())["id"])
+
+    async def process(self, task: int, steps: list[str]) -> float:
+        """Start a chain; returns the wall-clock time of the answer, seconds."""
+        async with self.session.post(f"{self.base}/tasks/{task}/process/", json={"steps": steps}) as answer:
+            at = time.time()
+            answer.raise_for_status()
+            return at
+
+    async def state(self, task: int) -> str:
+        """Read the state of a task."""
+        async with self.session.get(f"{self.base}/tasks/{task}/state/") as answer:
+            answer.raise_for_status()
+            return str((await answer.json())["state"])
+
+    async def wait(self, task: int, poll_s: float) -> str:
+        """Poll until a task is no longer running."""
+        while "running" in (state := await self.state(task)):
+            await asyncio.sleep(poll_s)
+        return state
+
+
+async def broker_alone(state: StackState, count: int) -> float:
+    """Median time from publishing a message to its delivery, seconds."""
+    broker = connect(state.amqp_url, "bench", settle_s=20)
+    arrived: asyncio.Queue[float] = asyncio.Queue()
+
+    async def take(_: Delivery) -> None:
+        arrived.put_nowait(time.perf_counter())
+
+    await broker.ready()
+    await broker.listen(CONTROL_EXCHANGE, [""], take)
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        await broker.publish(
+            control_route(), Cancel(task_id=0, run_id="bench", at=datetime.now(UTC)), message_id="bench"
+        )
+        times.append(await arrived.get() - begin)
+    await broker.close()
+    return statistics.median(times)
+
+
+async def dispatch(state: StackState, api: Api, count: int) -> list[float]:
+    """Times from the answer of `process` to the child running, seconds."""
+    broker = connect(state.amqp_url, "bench", settle_s=20)
+    started: dict[int, asyncio.Future[float]] = {}
+
+    async def take(delivery: Delivery) -> None:
+        report = StepStarted.model_validate_json(delivery.body)
+        if report.task_id in started:
+            started[report.task_id].set_result(report.at.timestamp())
+
+    await broker.ready()
+    await broker.listen(EVENTS_EXCHANGE, ["started"], take)
+    times = []
+    for _ in range(count):
+        task = await api.create()
+        started[task] = asyncio.get_running_loop().create_future()
+        answered = await api.process(task, ["cleanup"])
+        times.append(await asyncio.wait_for(started.pop(task), 60) - answered)
+        await api.wait(task, 0.02)
+        await asyncio.sleep(0.1)  # the pool has its next child ready, as for a user who comes by now and then
+    await broker.close()
+    return times
+
+
+async def chains(api: Api, clients: int, count: int, steps: list[str]) -> tuple[float, dict[str, int]]:
+    """Let many clients submit chains at once; returns chains per second, and how many ended in which state."""
+    tasks = iter([await api.create() for _ in range(count)])
+    ended: dict[str, int] = {}
+
+    async def client() -> None:
+        mine = []
+        for task in tasks:
+            await api.process(task, steps)
+            mine.append(task)
+        for task in mine:
+            state = await api.wait(task, 0.25)
+            ended[state] = ended.get(state, 0) + 1
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return count / (time.perf_counter() - begin), ended
+
+
+async def _zeros(size: int) -> AsyncIterator[bytes]:
+    for _ in range(size // len(CHUNK)):
+        yield CHUNK
+
+
+async def uploads(state: StackState, api: Api, count: int, size: int) -> tuple[float, float, float]:
+    """Upload large files at once; returns the gateway's peak RSS in MB, p50 and p99 of `state` in ms meanwhile."""
+    report = Report.read(state.folder)
+    assert report is not None
+    pid = report.components["gateway"].pid
+    task = await api.create()
+    rss, latency = [], []
+
+    async def send(index: int) -> None:
+        with aiohttp.MultipartWriter("form-data") as form:
+            part = form.append(_zeros(size))
+            part.set_content_disposition("form-data", name="file", filename=f"large{index}.bin")
+            async with api.session.post(f"{api.base}/tasks/{task}/files/large{index}.bin", data=form) as answer:
+                answer.raise_for_status()
+
+    sending = asyncio.gather(*(send(index) for index in range(count)))
+    while not sending.done():
+        begin = time.perf_counter()
+        await api.state(task)
+        latency.append(time.perf_counter() - begin)
+        status = Path(f"/proc/{pid}/status").read_text()
+        rss.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+        await asyncio.sleep(0.02)
+    await sending
+    return max(rss), 1e3 * statistics.median(latency), 1e3 * quantile(latency, 0.99)
+
+
+async def run(state: StackState, args: argparse.Namespace) -> bool:
+    """Measure everything, print it, and tell whether every chain ended done."""
+    timeout = aiohttp.ClientTimeout(total=900)
+    connector = aiohttp.TCPConnector(limit=64)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        api = Api(state, session)
+        await api.login(state)
+        baseline = await broker_alone(state, 200)
+        times = await dispatch(state, api, args.dispatches)
+        median = statistics.median(times)
+        print(f"broker alone, publish to delivery     {1e3 * baseline:8.2f} ms median")
+        print(
+            f"answer of process to child running    {1e3 * median:8.2f} ms median, "
+            f"{1e3 * quantile(times, 0.9):.2f} ms p90: {median / baseline:.1f} x the broker alone (wanted: below 25 ms)"
+        )
+        rate, ended = await chains(api, args.clients, args.chains, ["cleanup"])
+        print(
+            f"{args.chains} chains from {args.clients} clients        {rate:8.1f} chains/s: "
+            f"{rate * baseline:.2f} of the broker's serial rate (wanted: at least 60/s); ended: {ended}"
+        )
+        peak, p50, p99 = await uploads(state, api, 4, args.upload_mb * 2**20)
+        print(
+            f"4 uploads of {args.upload_mb} MB at once           gateway {peak:8.1f} MB (wanted: below 150); "
+            f"state p50 {p50:.1f} ms, p99 {p99:.1f} ms (wanted: below 100 ms)"
+        )
+    return ended == {"cleanup_done": args.chains}
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dispatches", type=int, default=100)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--chains", type=int, default=2000)
+    parser.add_argument("--upload-mb", type=int, default=1024)
+    args = parser.parse_args()
+    with stack() as state:
+        good = asyncio.run(run(state, args))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
