@@ -19,7 +19,7 @@ attempt's folder away, so that a worker that was frozen has nothing left to comm
 from .attempt import Attempt, AttemptKey, Fenced, claim, look
 from .commits import Commit, Manifest, visible
 from .folder import Entry, NotFound, TaskDir, TasksRoot
-from .names import BadName, safe_parts
+from .names import BadName, open_directory, open_root, safe_parts
 
 __all__ = [
     "Attempt",
@@ -34,6 +34,8 @@ __all__ = [
     "TasksRoot",
     "claim",
     "look",
+    "open_directory",
+    "open_root",
     "safe_parts",
     "visible",
 ]

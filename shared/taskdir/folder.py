@@ -71,9 +71,9 @@ class TasksRoot:
         """Give the folder of a task, which need not exist."""
         return TaskDir(self, task_id)
 
-    def incoming(self) -> Path:
-        """Name a new file for an upload; the caller writes it, and moves or removes it."""
-        return self.path / _INCOMING / uuid.uuid4().hex
+    def incoming(self, name: str | None = None) -> Path:
+        """Name a file or folder for an upload, a new one without `name`; the caller writes, and moves or removes it."""
+        return self.path / _INCOMING / (name or uuid.uuid4().hex)
 
     def trash(self, path: Path) -> bool:
         """Set a file or folder aside, in one rename. Returns whether there was one."""
@@ -83,8 +83,22 @@ class TasksRoot:
             return False
         return True
 
-    def sweep(self, older_than_s: float, now: float) -> int:
+    def ids(self, before: float) -> list[int]:
+        """List the tasks whose folders have not changed since `before`, seconds since the epoch."""
+        found: list[int] = []
+        for entry in os.scandir(self.path):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.isdecimal() and entry.stat(follow_symlinks=False).st_ctime < before:
+                    found.append(int(entry.name))
+        return found
+
+    def sweep(self, older_than_s: float, now: float, incoming_older_than_s: float | None = None) -> int:
         """Delete what was set aside, and uploads that nobody finished, unchanged for `older_than_s` seconds.
+
+        Parameters
+        ----------
+        incoming_older_than_s
+            Another age for uploads, seconds: a slow client is not a dead one. None for the same.
 
         Returns
         -------
@@ -92,10 +106,11 @@ class TasksRoot:
             How many were deleted.
         """
         swept = 0
-        for folder in (_TRASH, _INCOMING):
+        incoming_s = older_than_s if incoming_older_than_s is None else incoming_older_than_s
+        for folder, age_s in ((_TRASH, older_than_s), (_INCOMING, incoming_s)):
             for entry in (self.path / folder).iterdir():
                 with contextlib.suppress(FileNotFoundError):
-                    if now - entry.lstat().st_ctime < older_than_s:
+                    if now - entry.lstat().st_ctime < age_s:
                         continue
                     delete(entry)
                     swept += 1

@@ -1,0 +1,38 @@
+"""Start the gateway: `python -m services.gateway`."""
+
+import asyncio
+import signal
+
+import structlog
+from aiohttp import web
+
+from shared.broker import connect
+from shared.logging import configure_logging
+from shared.settings import GatewaySettings
+
+from .app import Runner, build_app
+from .storage import Store
+
+_SHUTDOWN_S = 10.0  # for requests that are being answered
+
+
+async def main(settings: GatewaySettings) -> None:
+    """Serve until told to stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = Store(settings.mongo_url.get_secret_value())
+    broker = connect(settings.amqp_url.get_secret_value(), "gateway", settle_s=settings.broker_settle_s)
+    runner = Runner(build_app(settings, store, broker), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port)
+    await site.start()
+    structlog.get_logger().info("serving", host=settings.host, port=settings.port)
+    await stop.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    settings = GatewaySettings()
+    configure_logging(settings, "gateway")
+    asyncio.run(main(settings))

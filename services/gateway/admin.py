@@ -1,0 +1,141 @@
+"""What the command line does with users, tokens and presets. For people who have the store's address."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+from .domain import config as configs
+from .domain.auth import Auth
+from .domain.errors import Invalid
+from .model import GRANTS, Preset, User, now
+from .storage import Duplicate, Store, Users
+
+_MAX_NAME = 150
+
+
+class Admin:
+    """Administration, straight in the store; use as `async with await Admin.connect(url) as admin`.
+
+    Every refusal is a `services.gateway.domain.errors.Refused` whose text is for the user; a store that does not
+    answer is `services.gateway.storage.StoreAway`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._users = Users(store)
+        self._auth = Auth(self._users)
+
+    @classmethod
+    async def connect(cls, mongo_url: str) -> Self:
+        """Connect, and create what the store lacks."""
+        store = Store(mongo_url)
+        await store.prepare()
+        return cls(store)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._auth.close()
+        self._store.close()
+
+    async def add_user(
+        self,
+        name: str,
+        password: str | None = None,
+        *,
+        is_staff: bool = False,
+        groups: Collection[str] = (),
+        grants: Collection[str] = (),
+    ) -> User:
+        """Make a user, and the groups that are missing; without a password only tokens let the user in.
+
+        Raises
+        ------
+        Invalid
+            For a bad name or grant, or when there is such a user.
+        """
+        if not name or len(name) > _MAX_NAME or not name.isprintable() or "|" in name or name != name.strip():
+            raise Invalid.field("name", f"1 to {_MAX_NAME} printable characters, without | and outer blanks")
+        _check_names("groups", groups)
+        _check_grants(grants)
+        user = User(name, is_staff, frozenset(groups), frozenset(grants))
+        await self._users.make_groups(groups)
+        try:
+            await self._users.add(user, await self._auth.hash(password) if password else None, now())
+        except Duplicate:
+            raise Invalid.field("name", f"there is a user {name!r} already") from None
+        return user
+
+    async def set_user(
+        self,
+        name: str,
+        *,
+        is_staff: bool | None = None,
+        groups: Collection[str] | None = None,
+        grants: Collection[str] | None = None,
+    ) -> User:
+        """Change a user; None leaves as it is. Effective within 5 s."""
+        fields: dict[str, Any] = {}
+        if is_staff is not None:
+            fields["is_staff"] = is_staff
+        if groups is not None:
+            _check_names("groups", groups)
+            await self._users.make_groups(groups)
+            fields["groups"] = sorted(set(groups))
+        if grants is not None:
+            _check_grants(grants)
+            fields["grants"] = sorted(set(grants))
+        if fields:
+            await self._users.change(name, **fields)
+        return await self._known(name)
+
+    async def set_password(self, name: str, password: str) -> None:
+        """Set a password; tokens stay valid."""
+        if not password:
+            raise Invalid.field("password", "may not be empty")
+        await self._known(name)
+        await self._users.change(name, password=await self._auth.hash(password))
+
+    async def list_users(self) -> list[User]:
+        """List the users by name."""
+        return await self._users.all()
+
+    async def create_token(self, name: str) -> str:
+        """Issue a token; it is shown now and never again."""
+        await self._known(name)
+        return await self._auth.issue(name)
+
+    async def revoke_tokens(self, name: str) -> int:
+        """Revoke all tokens of a user, within 5 s. Returns how many there were."""
+        await self._known(name)
+        return await self._users.revoke_tokens(name)
+
+    async def add_preset(self, name: str, config: Mapping[str, Any]) -> Preset:
+        """Store a preset; its config is checked."""
+        if not name or not name.isprintable():
+            raise Invalid.field("name", "must be a printable text")
+        return await self._users.add_preset(name, configs.merge({}, configs.parse(dict(config))))
+
+    async def list_presets(self) -> list[Preset]:
+        """List the presets by id."""
+        return await self._users.presets()
+
+    async def _known(self, name: str) -> User:
+        user = await self._users.get(name)
+        if user is None:
+            raise Invalid.field("name", f"there is no user {name!r}")
+        return user
+
+
+def _check_names(field: str, names: Collection[str]) -> None:
+    if bad := [name for name in names if not name or len(name) > _MAX_NAME or not name.isprintable() or "," in name]:
+        raise Invalid.field(field, f"bad name {bad[0]!r}: 1 to {_MAX_NAME} printable characters, without commas")
+
+
+def _check_grants(grants: Collection[str]) -> None:
+    if unknown := sorted(set(grants) - set(GRANTS)):
+        raise Invalid.field("grants", f"unknown grant {unknown[0]!r}; allowed: {', '.join(GRANTS)}")

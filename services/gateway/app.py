@@ -1,0 +1,112 @@
+"""Puts the gateway together."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from shared.broker import Broker
+from shared.settings import GatewaySettings
+from shared.taskdir import TasksRoot
+
+from . import keys
+from .domain.auth import Auth
+from .domain.coordinator import Coordinator
+from .domain.files import Files
+from .domain.images import Images
+from .domain.queue import QueueService
+from .domain.signs import Signs
+from .domain.tasks import TaskService
+from .listener import Listener
+from .middlewares import answer_errors, authenticate, error_response
+from .reconcile import Reconciler
+from .routes import add_routes
+from .storage import Store, StoreAway, Tasks, Users
+
+_PREPARE_AGAIN_S = 1.0
+_MAX_FORM = 1024 * 1024
+
+
+def build_app(settings: GatewaySettings, store: Store, broker: Broker) -> web.Application:
+    """Build the application. It closes store and broker when it ends."""
+    app = web.Application(middlewares=[answer_errors, authenticate], client_max_size=_MAX_FORM)
+    root = TasksRoot(settings.data_dir)
+    tasks, users, signs = Tasks(store), Users(store), Signs()
+    coordinator = Coordinator(tasks, root, broker, signs, settings.max_steps_per_user)
+    images = Images(tasks, root)
+    app[keys.SETTINGS] = settings
+    app[keys.STORE] = store
+    app[keys.BROKER] = broker
+    app[keys.ROOT] = root
+    app[keys.AUTH] = Auth(users)
+    app[keys.COORDINATOR] = coordinator
+    app[keys.TASKS] = TaskService(tasks, users, root, coordinator)
+    app[keys.FILES] = Files(root, images)
+    app[keys.QUEUE] = QueueService(tasks, coordinator, signs)
+    add_routes(app)
+    listener = Listener(broker, coordinator)
+    reconciler = Reconciler(settings, tasks, root, coordinator, images)
+
+    async def background(app: web.Application) -> AsyncIterator[None]:
+        async def work() -> None:
+            await _prepare(store)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(listener.start())
+                group.create_task(reconciler.run())
+
+        running = asyncio.create_task(work())
+        yield
+        await listener.stop()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        await broker.close()
+        app[keys.AUTH].close()
+        store.close()
+
+    app.cleanup_ctx.append(background)
+    return app
+
+
+async def _prepare(store: Store) -> None:
+    while True:
+        try:
+            await store.prepare()
+        except StoreAway:
+            await asyncio.sleep(_PREPARE_AGAIN_S)
+        else:
+            return
+
+
+class _JsonHandler(RequestHandler):
+    """A connection that answers what is no HTTP with JSON too."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer, and close the connection."""
+        super().handle_error(request, status, exc, message)
+        response = error_response(status, uuid.uuid4().hex)
+        response.force_close()
+        return response
+
+
+class _JsonServer(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _JsonHandler(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Serves the application; every error is JSON, those of the HTTP parser too."""
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _JsonServer
+        return server

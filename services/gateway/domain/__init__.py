@@ -1,0 +1,1 @@
+"""What is allowed and what runs next. Knows neither HTTP nor MongoDB."""

@@ -1,0 +1,175 @@
+"""What happens to a run. Pure: each function gives the task as it would be, or None where nothing changes.
+
+All of them are idempotent, and refuse what does not fit (run, step, attempt, state): replaying, reordering or
+duplicating a message changes nothing. The caller writes the result by compare-and-set on `Task.rev`.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from shared.contracts import states
+from shared.contracts.states import StepStatus
+from shared.contracts.steps import STEPS
+
+from ..model import Run, RunStep, Task
+
+Admit = Callable[[str], bool]
+"""Whether fair share releases a step of this name now."""
+
+_RELEASED = {StepStatus.READY, StepStatus.STARTED}
+
+
+def start(task: Task, names: Sequence[str], *, asked: dict[str, Any], user: str, at: datetime, admit: Admit) -> Task:
+    """Begin a run of the named steps. The caller has checked that none is active."""
+    run_id = uuid.uuid4().hex
+    steps = tuple(
+        RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index) for index, name in enumerate(names, start=1)
+    )
+    run = _turn(Run(id=run_id, at=at, user=user, steps=steps), admit)
+    return replace(
+        task,
+        asked=asked,
+        seq=task.seq + len(steps),
+        run=run,
+        state=states.RUNNING,
+        error=None,
+        completed=None,
+        modified=at,
+    )
+
+
+def _turn(run: Run, admit: Admit) -> Run:
+    step = run.current
+    if step is None:
+        return run
+    if admit(step.name):
+        return run.with_step(replace(step, status=StepStatus.READY))
+    return run.with_step(replace(step, status=StepStatus.WAITING, waited=True))
+
+
+def _find(task: Task, step_id: str) -> tuple[Run, RunStep] | None:
+    run = task.run
+    if run is None or run.status != "running":
+        return None
+    step = run.current
+    return (run, step) if step is not None and step.id == step_id else None
+
+
+def begin(task: Task, step_id: str, attempt: int, at: datetime) -> Task | None:
+    """A service works on the step."""
+    found = _find(task, step_id)
+    if found is None or found[1].attempt != attempt or found[1].status is not StepStatus.READY:
+        return None
+    run, step = found
+    return replace(task, run=run.with_step(replace(step, status=StepStatus.STARTED, started=at)))
+
+
+def release(task: Task, step_id: str) -> Task | None:
+    """Fair share lets a step go."""
+    found = _find(task, step_id)
+    if found is None or found[1].status is not StepStatus.WAITING:
+        return None
+    run, step = found
+    return replace(task, run=run.with_step(replace(step, status=StepStatus.READY)))
+
+
+def retry(task: Task, step_id: str, attempt: int) -> Task | None:
+    """Give up an attempt that is silent, and ask for the next."""
+    found = _find(task, step_id)
+    if found is None or found[1].attempt != attempt or found[1].status not in _RELEASED:
+        return None
+    run, step = found
+    again = replace(step, status=StepStatus.READY, attempt=attempt + 1, started=None)
+    return replace(task, run=run.with_step(again))
+
+
+def _drop_from(task: Task, rank: int) -> dict[str, dict[str, Any]]:
+    return {name: keys for name, keys in task.computed.items() if name in STEPS and STEPS[name].rank < rank}
+
+
+def succeed(task: Task, step_id: str, computed: dict[str, Any], at: datetime, admit: Admit) -> Task | None:
+    """The step has committed results. Whatever the attempt: there is one commit, and it counts."""
+    found = _find(task, step_id)
+    if found is None:
+        return None
+    run, step = found
+    row = STEPS[step.name]
+    run = run.with_step(replace(step, status=StepStatus.DONE, started=step.started or at, ended=at))
+    kept = _drop_from(task, row.rank)
+    if computed:
+        kept[step.name] = computed
+    task = replace(task, computed=kept)
+    if run.current is None:
+        ended = replace(run, status="done", ended=at)
+        return replace(task, run=ended, state=states.done(row.state), completed=at, modified=at)
+    return replace(task, run=_turn(run, admit))
+
+
+def fail(task: Task, step_id: str, attempt: int, error: str, at: datetime, *, committed: bool) -> Task | None:
+    """The step cannot succeed: the run ends, and results of earlier steps stay.
+
+    Parameters
+    ----------
+    committed
+        Whether the step's log was committed; its earlier results, and those of later steps, are hidden then.
+    """
+    found = _find(task, step_id)
+    if found is None or (found[1].attempt != attempt and not committed):
+        return None
+    run, step = found
+    row = STEPS[step.name]
+    run = run.with_step(replace(step, status=StepStatus.FAILED, started=step.started or at, ended=at))
+    run = replace(_revoke(run, at), status="failed", ended=at)
+    return replace(
+        task,
+        run=run,
+        state=states.failed(row.state),
+        error=error,
+        completed=at,
+        modified=at,
+        computed=_drop_from(task, row.rank) if committed else task.computed,
+    )
+
+
+def _revoke(run: Run, at: datetime) -> Run:
+    steps = tuple(
+        step if step.status.ended else replace(step, status=StepStatus.CANCELLED, ended=at) for step in run.steps
+    )
+    return replace(run, steps=steps)
+
+
+def begin_cancel(task: Task, run_id: str) -> Task | None:
+    """Close the run to reports, while its folder is being fenced."""
+    run = task.run
+    if run is None or run.id != run_id or run.status != "running":
+        return None
+    return replace(task, run=replace(run, status="cancelling"))
+
+
+def reopen(task: Task) -> Task | None:
+    """See a run that is being cancelled as running, to take in a commit that came before the fence."""
+    if task.run is None or task.run.status != "cancelling":
+        return None
+    return replace(task, run=replace(task.run, status="running"))
+
+
+def end_cancel(task: Task, at: datetime) -> Task | None:
+    """End a run as cancelled."""
+    run = task.run
+    if run is None or not run.active:
+        return None
+    run = replace(_revoke(run, at), status="cancelled", ended=at)
+    return replace(task, run=run, state=states.CANCELLED, completed=at, modified=at)
+
+
+def unended(run: Run) -> int:
+    """Count the steps that have not ended."""
+    return sum(not step.status.ended for step in run.steps)
+
+
+def image_changed(task: Task, at: datetime, state: str) -> Task:
+    """The image was replaced or removed: what was computed from it goes."""
+    return replace(task, pending=None, computed={}, state=state, error=None, modified=at)

@@ -1,0 +1,235 @@
+"""Tasks as clients see them: create, list, change, delete."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from shared.contracts import states
+from shared.taskdir import TasksRoot
+
+from ..model import EDIT_ALL, VIEW_ALL, Task, User, now
+from ..storage import Changed, Tasks, Users
+from . import access, images
+from . import config as configs
+from .coordinator import Coordinator
+from .errors import Conflict, Forbidden, Invalid, Missing
+
+MAX_TEXT: Final = 1024
+_TRIES: Final = 50
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a client sent to create a task.
+
+    Parameters
+    ----------
+    fields
+        The fields as they came: texts from a form, anything from JSON.
+    upload
+        Uploaded file, in the folder for incoming files; None without one.
+    upload_name
+        Name that the client gave it.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    upload: Path | None = None
+    upload_name: str = ""
+
+
+class TaskService:
+    """What users do with tasks, but for running them and for their files."""
+
+    def __init__(self, tasks: Tasks, users: Users, root: TasksRoot, coordinator: Coordinator) -> None:
+        self._tasks = tasks
+        self._users = users
+        self._root = root
+        self._coordinator = coordinator
+
+    async def find(self, task_id: int) -> Task:
+        """Read a task, whoever asks.
+
+        Raises
+        ------
+        Missing
+            When there is none.
+        """
+        task = await self._tasks.get(task_id)
+        if task is None:
+            raise Missing(f"There is no task {task_id}.")
+        return task
+
+    async def for_view(self, task_id: int, user: User) -> Task:
+        """Read a task that the user may see."""
+        task = await self.find(task_id)
+        access.check_view(user, task)
+        return task
+
+    async def for_edit(self, task_id: int, user: User) -> Task:
+        """Read a task that the user may change and run."""
+        task = await self.find(task_id)
+        access.check_edit(user, task)
+        return task
+
+    async def state(self, task_id: int, user: User) -> tuple[Task, str | None]:
+        """Read the state of a task, and the id of its running chain."""
+        found = await self._tasks.get_state(task_id)
+        if found is None:
+            raise Missing(f"There is no task {task_id}.")
+        access.check_view(user, found[0])
+        return found
+
+    async def listing(self, user: User, query: str, state: str | None, owner: str | None) -> list[Task]:
+        """List tasks: a user's own, all for staff; those of `owner` that the user may see, if one is named."""
+        if len(query) > MAX_TEXT:
+            raise Invalid.field("query", f"may have at most {MAX_TEXT} characters")
+        words = query.split()
+        if any("\0" in word for word in words):
+            return []
+        groups: Collection[str] | None = None
+        if owner is None and not user.is_staff:
+            owner = user.name
+        elif owner != user.name and not user.is_staff and user.grants.isdisjoint({VIEW_ALL, EDIT_ALL}):
+            groups = user.groups
+        return await self._tasks.listing(words, state, owner, None if groups is None else sorted(groups))
+
+    async def create(self, user: User, new: NewTask) -> Task:
+        """Make a task, with its folder and its image.
+
+        Raises
+        ------
+        Invalid
+            Naming the bad fields.
+        """
+        fields = new.fields
+        asked = configs.merge(await self._preset(fields.get("preset")), configs.parse(fields.get("config")))
+        groups = await self._groups(fields.get("groups", ()), user)
+        name = _text(fields, "original_name") or new.upload_name
+        if not name:
+            raise Invalid.field("original_name", "is needed when no file is given (field `file` or `local_file`)")
+        at = now()
+        task = Task(
+            id=await self._tasks.next_id(),
+            original_name=_checked(name, "original_name"),
+            title=_text(fields, "title") or "",
+            user=user.name,
+            groups=groups,
+            created=at,
+            modified=at,
+            state=states.INITIAL if new.upload is None else states.UPLOADED,
+            asked=asked,
+            seq=0 if new.upload is None else 1,
+        )
+        # to its end even if the client goes away meanwhile
+        await asyncio.shield(asyncio.create_task(self._make(task, new.upload)))
+        return task
+
+    async def _make(self, task: Task, upload: Path | None) -> None:
+        folder = self._root.task(task.id)
+        try:
+            await asyncio.to_thread(folder.create)
+            if upload is not None:
+                owner = uuid.uuid4().hex
+                await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), upload, 1, owner)
+            await self._tasks.insert(task)
+        except BaseException:
+            await asyncio.to_thread(folder.set_aside)
+            raise
+
+    async def _preset(self, value: object) -> dict[str, Any]:
+        if value in {None, ""}:
+            return {}
+        try:
+            preset_id = int(str(value))
+        except ValueError:
+            raise Invalid.field("preset", "must be the id of a preset") from None
+        preset = await self._users.preset(preset_id) if 0 < preset_id < 2**31 else None
+        if preset is None:
+            raise Invalid.field("preset", f"there is no preset {preset_id}")
+        return preset.config
+
+    async def _groups(self, value: object, user: User, before: Collection[str] = ()) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if value is None:
+            value = []
+        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+            raise Invalid.field("groups", "must be a list of names of groups")
+        names = tuple(dict.fromkeys(value))
+        added = [name for name in names if name not in before]
+        if foreign := [name for name in added if name not in user.groups]:
+            known = await self._users.groups(foreign) if user.is_staff else set()
+            if unknown := [name for name in foreign if name not in known]:
+                raise Invalid.field("groups", f"you are in no group {unknown[0][:64]!r}")
+        return names
+
+    async def change(self, task_id: int, user: User, fields: Mapping[str, Any]) -> Task:
+        """Change title, groups, name or config of a task; other fields are ignored.
+
+        Raises
+        ------
+        Conflict
+            While it runs, for name and config.
+        Forbidden
+            For sharing by who is neither owner nor staff.
+        """
+        for _ in range(_TRIES):
+            task = await self.for_edit(task_id, user)
+            new = await self._changed(task, user, fields)
+            try:
+                if "config" in fields or "original_name" in fields:
+                    swapped = await self._tasks.swap(task, replace(new, title=task.title, groups=task.groups))
+                    new = replace(new, rev=swapped.rev)
+            except Changed:
+                continue
+            if "title" in fields or "groups" in fields:
+                await self._tasks.describe(new)
+            return new
+        raise Conflict("The task changes too often; try again.")
+
+    async def _changed(self, task: Task, user: User, fields: Mapping[str, Any]) -> Task:
+        new = task
+        if "config" in fields or "original_name" in fields:
+            if task.running:
+                raise Conflict("The task is running; its config and original_name cannot be changed now.")
+            new = replace(new, asked=configs.merge(task.asked, configs.parse(fields.get("config"))))
+            if name := _text(fields, "original_name"):
+                new = replace(new, original_name=name)
+        if "title" in fields:
+            new = replace(new, title=_text(fields, "title") or "")
+        if "groups" in fields:
+            groups = await self._groups(fields["groups"], user, task.groups)
+            if groups != task.groups and not access.may_delete(user, task):
+                raise Forbidden("Only the owner of a task, or staff, may change whom it is shared with.")
+            new = replace(new, groups=groups)
+        return new if new == task else replace(new, modified=now())
+
+    async def delete(self, task_id: int, user: User) -> None:
+        """Delete a task, its files and its history; a run is cancelled first."""
+        task = await self.find(task_id)
+        access.check_delete(user, task)
+        if task.chain_id is not None:
+            with contextlib.suppress(Invalid):  # it has just ended
+                await self._coordinator.cancel(task_id, task.chain_id)
+        if not await self._tasks.delete(task_id):
+            raise Missing(f"There is no task {task_id}.")
+        await asyncio.to_thread(self._root.task(task_id).set_aside)
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise Invalid.field(name, "must be a text")
+    return _checked(value, name)
+
+
+def _checked(value: str, name: str) -> str:
+    if len(value) > MAX_TEXT or not value.isprintable():
+        raise Invalid.field(name, f"may have at most {MAX_TEXT} characters, none of them control characters")
+    return value

@@ -1,0 +1,30 @@
+"""Typed keys of what handlers find in the application and in requests."""
+
+from typing import Final
+
+from aiohttp import web
+
+from shared.broker import Broker
+from shared.settings import GatewaySettings
+from shared.taskdir import TasksRoot
+
+from .domain.auth import Auth
+from .domain.coordinator import Coordinator
+from .domain.files import Files
+from .domain.queue import QueueService
+from .domain.tasks import TaskService
+from .model import User
+from .storage import Store
+
+SETTINGS: Final = web.AppKey("settings", GatewaySettings)
+STORE: Final = web.AppKey("store", Store)
+BROKER: Final = web.AppKey("broker", Broker)
+ROOT: Final = web.AppKey("root", TasksRoot)
+AUTH: Final = web.AppKey("auth", Auth)
+TASKS: Final = web.AppKey("tasks", TaskService)
+FILES: Final = web.AppKey("files", Files)
+COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
+QUEUE: Final = web.AppKey("queue", QueueService)
+
+USER: Final = web.RequestKey("user", User)
+REQUEST_ID: Final = web.RequestKey("request_id", str)

@@ -1,0 +1,112 @@
+"""What comes from the broker: reports of the services, signs of life, dead letters."""
+
+import asyncio
+from typing import Final
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from shared.broker import Broker, BrokerUnavailable, Consumer, Delivery
+from shared.broker.topology import DEAD_QUEUE, EVENTS_EXCHANGE, PROGRESS_PATTERN, REPORTS_QUEUE, parking_route
+from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
+
+from .domain.coordinator import Coordinator
+from .storage import StoreAway
+
+_PREFETCH: Final = 200  # `started` is held for a moment; others must not wait behind it
+_HOLD_S: Final = 0.3  # a step that ends sooner needs no write of its start
+_AGAIN_S: Final = 1.0
+
+_REPORT: Final[TypeAdapter[StepStarted | StepDone | StepFailed]] = TypeAdapter(StepStarted | StepDone | StepFailed)
+_PROGRESS: Final = TypeAdapter(StepProgress)
+_STEP: Final = TypeAdapter(StepMessage)
+
+log = structlog.get_logger()
+
+
+class Listener:
+    """Takes messages in, and acknowledges them after their effect."""
+
+    def __init__(self, broker: Broker, coordinator: Coordinator) -> None:
+        self._broker = broker
+        self._coordinator = coordinator
+        self._held: dict[str, asyncio.Event] = {}
+        self._consumers: list[Consumer] = []
+
+    async def start(self) -> None:
+        """Subscribe; waits for the broker as long as it takes."""
+        listening = await self._broker.listen(EVENTS_EXCHANGE, [PROGRESS_PATTERN], self._progress)
+        reports = await self._broker.consume(REPORTS_QUEUE, self._report, prefetch=_PREFETCH)
+        dead = await self._broker.consume(DEAD_QUEUE, self._dead, prefetch=1)
+        self._consumers = [listening, reports, dead]
+
+    async def stop(self) -> None:
+        """Take no more messages."""
+        for consumer in self._consumers:
+            await consumer.stop()
+
+    async def _progress(self, delivery: Delivery) -> None:
+        try:
+            self._coordinator.signs.progress(_PROGRESS.validate_json(delivery.body))
+        except ValidationError as error:
+            log.warning("bad progress message", error=str(error))
+
+    async def _report(self, delivery: Delivery) -> None:
+        try:
+            report = _REPORT.validate_json(delivery.body)
+        except ValidationError as error:
+            log.warning("bad report dropped", error=str(error))
+            await delivery.ack()
+            return
+        try:
+            await self._take(report)
+        except StoreAway:
+            # the broker keeps it until the store is back
+            await asyncio.sleep(_AGAIN_S)
+            await delivery.requeue()
+            return
+        await delivery.ack()
+
+    async def _take(self, report: StepStarted | StepDone | StepFailed) -> None:
+        with structlog.contextvars.bound_contextvars(task=report.task_id, run=report.run_id, step=report.step):
+            if isinstance(report, StepStarted):
+                self._coordinator.signs.hear(report.step_id, report.attempt)
+                if not await self._ended_soon(report.step_id):
+                    await self._coordinator.started(report)
+                return
+            held = self._held.get(report.step_id)
+            if held is not None:
+                held.set()
+            if isinstance(report, StepDone):
+                await self._coordinator.done(report)
+            else:
+                await self._coordinator.failed(report)
+
+    async def _ended_soon(self, step_id: str) -> bool:
+        ended = self._held.setdefault(step_id, asyncio.Event())
+        try:
+            await asyncio.wait_for(ended.wait(), _HOLD_S)
+        except TimeoutError:
+            return False
+        finally:
+            self._held.pop(step_id, None)
+        return True
+
+    async def _dead(self, delivery: Delivery) -> None:
+        """End the run of a message that no worker could take, and keep the message for people."""
+        try:
+            message = _STEP.validate_json(delivery.body)
+        except ValidationError as error:
+            log.warning("dead letter that is no step", error=str(error))
+            await delivery.ack()
+            return
+        reason = f"The step {message.step} could not be worked on: its workers died or refused it repeatedly."
+        try:
+            await self._coordinator.dead(message, reason)
+            await self._broker.publish(parking_route(), message, message_id=message.step_id)
+        except (StoreAway, BrokerUnavailable):
+            await asyncio.sleep(_AGAIN_S)
+            await delivery.requeue()
+            return
+        log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
+        await delivery.ack()

@@ -1,0 +1,86 @@
+"""Around every request: its id, who calls, and one form for all errors."""
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import Histogram
+
+from . import errors
+from .domain.errors import Refused
+from .keys import AUTH, REQUEST_ID, USER
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PUBLIC: Final = re.compile(r"/healthz|/readyz|/metrics|/api/auth/token/?|/api/reference(/.*)?")
+_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{8,64}")
+
+REQUESTS: Final = Histogram("stdweb_request_seconds", "Time to answer a request, seconds", ["method", "status"])
+
+log = structlog.get_logger()
+
+
+def error_response(
+    status: int, request_id: str, detail: str | None = None, fields: dict[str, list[str]] | None = None
+) -> web.Response:
+    """Answer with an error."""
+    response = web.Response(
+        status=status,
+        text=errors.body(status, request_id, detail, fields),
+        content_type="application/json",
+        headers=errors.headers(status),
+    )
+    response.headers["X-Request-ID"] = request_id
+    return response
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, and turn whatever is raised into JSON."""
+    given = request.headers.get("X-Request-ID", "")
+    request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+    request[REQUEST_ID] = request_id
+    began = time.perf_counter()
+    with structlog.contextvars.bound_contextvars(request=request_id):
+        response = await _answer(request, handler, request_id)
+    REQUESTS.labels(request.method, response.status).observe(time.perf_counter() - began)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except Refused as error:
+        return error_response(errors.status_of(error), request_id, error.detail, error.errors)
+    except web.HTTPException as error:
+        if error.status < 400:  # noqa: PLR2004
+            raise
+        response = error_response(error.status, request_id)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except HttpProcessingError:
+        return error_response(400, request_id)
+    except Exception as error:
+        status = errors.status_of(error)
+        if status == 500:  # noqa: PLR2004
+            log.exception("request failed", method=request.method, path=request.path)
+        else:
+            log.warning("request refused", method=request.method, path=request.path, error=str(error))
+        return error_response(status, request_id)
+    if not response.prepared:
+        response.headers["X-Request-ID"] = request_id
+    return response
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who calls, except where anybody may."""
+    if not PUBLIC.fullmatch(request.path):
+        request[USER] = await request.app[AUTH].user(request.headers.get("Authorization"))
+    return await handler(request)

@@ -1,0 +1,128 @@
+"""The reconciler: brings on what a death has left lying. Every gateway runs one; they do not harm each other."""
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from shared.contracts.states import StepStatus
+from shared.settings import GatewaySettings
+from shared.taskdir import TasksRoot
+
+from .domain.coordinator import Coordinator
+from .domain.images import Images
+from .model import RunStep, Task, now
+from .storage import StoreAway, Tasks
+
+_UNKNOWN_S: Final = 10.0  # a step that another gateway should have published is published from here after that time
+_TRASH_S: Final = 60.0  # until then a worker may still stand in a folder that was set aside
+_INCOMING_S: Final = 3600.0  # a client may pause that long in an upload
+_HOUSEKEEPING_S: Final = 60.0
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Looks at all active runs every few seconds."""
+
+    def __init__(
+        self, settings: GatewaySettings, tasks: Tasks, root: TasksRoot, coordinator: Coordinator, images: Images
+    ) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._root = root
+        self._coordinator = coordinator
+        self._images = images
+        self._swept = 0.0
+        self._connected = False
+
+    async def run(self) -> None:
+        """Go on for ever; a store that is away is waited for."""
+        while True:
+            try:
+                await self.once()
+            except StoreAway:
+                log.warning("store away")
+            except Exception:
+                log.exception("reconciler failed")
+            await asyncio.sleep(self._settings.reconcile_every_s)
+
+    async def once(self) -> None:
+        """Bring everything on that needs it."""
+        connected = self._coordinator.broker.connected
+        if not connected or not self._connected:
+            # signs of life could not arrive: nobody may be judged by their absence
+            self._coordinator.signs.all_alive()
+        self._connected = connected
+        active = await self._tasks.active()
+        self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
+        for task in active:
+            await self._look_at(task)
+        for user, step in await self._coordinator.shares.refill():
+            await self._coordinator.release(user, step)
+        await self._images.mend(now())
+        if time.monotonic() - self._swept > _HOUSEKEEPING_S:
+            self._swept = time.monotonic()
+            await self.sweep()
+
+    async def _look_at(self, task: Task) -> None:
+        run = task.run
+        step = run.current if run else None
+        if run is None or step is None:
+            return
+        if run.status == "cancelling":
+            age_s = (now() - run.at).total_seconds()
+            if age_s > self._settings.reconcile_every_s:
+                await self._finish_cancel(task)
+            return
+        if step.status is StepStatus.WAITING or not self._coordinator.broker.connected:
+            return
+        sign = self._coordinator.signs.of(step.id, step.attempt)
+        at = time.monotonic()
+        started = step.status is StepStatus.STARTED or sign.working
+        if started and at - sign.heard > self._settings.silent_after_s:
+            if not await self._take_in(task, step):
+                await self._coordinator.retry(task, step)
+        elif (
+            not started and self._due(sign.owed, sign.published, sign.heard, at) and not await self._take_in(task, step)
+        ):
+            await self._publish(task)
+
+    def _due(self, owed: bool, published: float | None, seen: float, at: float) -> bool:
+        if owed:
+            return True
+        if published is None:
+            return at - seen > _UNKNOWN_S
+        return at - published > self._settings.republish_after_s
+
+    async def _take_in(self, task: Task, step: RunStep) -> bool:
+        """Look for a commit whose report was lost."""
+        manifest = await self._coordinator.committed(task, step)
+        if manifest is None or task.run is None:
+            return False
+        log.warning("report was lost", task=task.id, step=step.name)
+        await self._coordinator.take_in(task.id, task.run.id, step, manifest)
+        return True
+
+    async def _publish(self, task: Task) -> None:
+        whole = await self._tasks.get(task.id)  # with its config, and as it is now
+        if whole is None or whole.rev != task.rev:
+            return
+        log.info("step published again", task=task.id)
+        await self._coordinator.publish_again(whole)
+
+    async def _finish_cancel(self, task: Task) -> None:
+        whole = await self._tasks.get(task.id)
+        if whole is None or whole.rev != task.rev:
+            return
+        await self._coordinator.resume_cancel(whole)
+
+    async def sweep(self) -> None:
+        """Delete what was set aside, unfinished uploads, and folders of tasks that never came to be."""
+        await asyncio.to_thread(self._root.sweep, _TRASH_S, time.time(), _INCOMING_S)
+        old = await asyncio.to_thread(self._root.ids, time.time() - _INCOMING_S)
+        orphans = set(old) - await self._tasks.existing(old) if old else set()
+        for task_id in orphans:
+            log.warning("folder without a task", task=task_id)
+            await asyncio.to_thread(self._root.task(task_id).set_aside)

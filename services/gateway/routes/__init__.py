@@ -1,0 +1,31 @@
+"""Routes: parse, call the domain, reply."""
+
+from aiohttp import web
+
+from . import auth, files, health, process, queue, reference, tasks
+
+
+def add_routes(app: web.Application) -> None:
+    """Register every route, with and without its trailing slash."""
+    for module in (auth, tasks, process, files, queue, reference, health):
+        for method, path, handler in module.ROUTES:
+            takes_the_rest = ":" in path  # slashes included
+            for each in [path] if takes_the_rest else [path, path + "/"]:
+                if method == "GET":
+                    app.router.add_get(each, handler, allow_head=True)
+                else:
+                    app.router.add_route(method, each, handler)
+    _add_options(app)
+
+
+def _add_options(app: web.Application) -> None:
+    for resource in list(app.router.resources()):
+        methods = sorted({route.method for route in resource} | {"OPTIONS"})
+        if "GET" not in methods:
+            continue
+
+        async def options(_: web.Request, allow: str = ", ".join(methods)) -> web.Response:
+            return web.json_response({"methods": allow.split(", ")}, headers={"Allow": allow})
+
+        if isinstance(resource, web.Resource):
+            resource.add_route("OPTIONS", options)

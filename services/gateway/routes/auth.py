@@ -1,0 +1,15 @@
+"""Tokens."""
+
+from aiohttp import web
+
+from ..keys import AUTH
+from .replies import read_fields, reply
+
+
+async def token(request: web.Request) -> web.Response:
+    """Issue a token for a name and a password."""
+    fields = await read_fields(request)
+    return reply({"token": await request.app[AUTH].login(fields.get("username"), fields.get("password"))})
+
+
+ROUTES = (("POST", "/api/auth/token", token),)

@@ -1,0 +1,116 @@
+"""Forms of answers and parts of requests that several routes share."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from ..domain.errors import Invalid, Missing, TooLarge, Unsupported
+from ..keys import COORDINATOR, SETTINGS
+from ..model import Task
+
+_MAX_JSON: Final = 1024 * 1024
+_MAX_ID: Final = 2**53
+
+
+def task_id_of(request: web.Request) -> int:
+    """Read the id of the task in the path.
+
+    Raises
+    ------
+    Missing
+        When it can be none.
+    """
+    text = request.match_info["id"]
+    task_id = int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else 0  # noqa: PLR2004
+    if not 0 < task_id < _MAX_ID:
+        raise Missing(f"There is no task {text[:32]}.")
+    return task_id
+
+
+def iso(at: datetime | None) -> str | None:
+    """Write a time as ISO 8601, UTC, ending in Z."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
+
+
+def listed(task: Task) -> dict[str, Any]:
+    """Write a task as the listing shows it."""
+    return {
+        "id": task.id,
+        "original_name": task.original_name,
+        "title": task.title,
+        "state": task.state,
+        "user": task.user,
+        "created": iso(task.created),
+        "modified": iso(task.modified),
+    }
+
+
+def full(request: web.Request, task: Task) -> dict[str, Any]:
+    """Write a whole task."""
+    step = task.run.current if task.run else None
+    sign = request.app[COORDINATOR].signs.peek(step.id) if step else None
+    return {
+        "id": task.id,
+        "original_name": task.original_name,
+        "title": task.title,
+        "state": task.state,
+        "user": task.user,
+        "groups": list(task.groups),
+        "created": iso(task.created),
+        "modified": iso(task.modified),
+        "completed": iso(task.completed),
+        "config": task.config(),
+        "celery_id": task.chain_id,
+        "path": f"{request.app[SETTINGS].path_prefix.rstrip('/')}/{task.id}",
+        "error": task.error,
+        "step": step.name if step else None,
+        "progress": {"fraction": sign.fraction, "phase": sign.phase} if sign else None,
+    }
+
+
+def reply(content: object, status: int = 200) -> web.Response:
+    """Answer with JSON."""
+    return web.json_response(content, status=status)
+
+
+async def read_fields(request: web.Request) -> Mapping[str, Any]:
+    """Read the fields of a small body: JSON, a form, or none.
+
+    Raises
+    ------
+    Invalid
+        When it is no object, or no JSON.
+    Unsupported
+        When it is neither JSON nor a form.
+    """
+    kind = request.content_type
+    if kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+        try:
+            form = await request.post()
+        except ValueError:
+            raise Invalid("The form cannot be read.") from None
+        return {key: value for key, value in form.items() if isinstance(value, str)}
+    data = await _read(request)
+    if not data:
+        return {}
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Unsupported("The body must be JSON (Content-Type: application/json) or a form.")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Invalid("The body is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise Invalid("The body must be a JSON object.")
+    return content
+
+
+async def _read(request: web.Request) -> bytes:
+    data = bytearray()
+    async for chunk in request.content.iter_chunked(65536):
+        data += chunk
+        if len(data) > _MAX_JSON:
+            raise TooLarge(f"A body of fields may have at most {_MAX_JSON} bytes.")
+    return bytes(data)

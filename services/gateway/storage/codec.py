@@ -1,0 +1,119 @@
+"""Documents of tasks and runs, to and from the domain's classes.
+
+Configs are kept as JSON text: they hold keys, numbers and texts that BSON does not take, and are never queried.
+"""
+
+import json
+from typing import Any
+
+from shared.contracts.states import StepStatus
+
+from ..model import Pending, Run, RunStep, Task
+
+Doc = dict[str, Any]
+
+
+def run_to_doc(run: Run) -> Doc:
+    """Write a run."""
+    return {
+        "id": run.id,
+        "at": run.at,
+        "user": run.user,
+        "status": run.status,
+        "ended": run.ended,
+        "steps": [
+            {
+                "id": step.id,
+                "name": step.name,
+                "seq": step.seq,
+                "status": step.status.value,
+                "attempt": step.attempt,
+                "waited": step.waited,
+                "started": step.started,
+                "ended": step.ended,
+            }
+            for step in run.steps
+        ],
+    }
+
+
+def run_from_doc(doc: Doc) -> Run:
+    """Read a run."""
+    steps = tuple(
+        RunStep(
+            id=step["id"],
+            name=step["name"],
+            seq=step["seq"],
+            status=StepStatus(step["status"]),
+            attempt=step["attempt"],
+            waited=step["waited"],
+            started=step["started"],
+            ended=step["ended"],
+        )
+        for step in doc["steps"]
+    )
+    return Run(doc["id"], doc["at"], doc["user"], steps, doc["status"], doc["ended"])
+
+
+def dumps(value: object) -> str:
+    """Write JSON that BSON takes as text: ASCII only."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def task_fields(task: Task) -> Doc:
+    """Write all that the coordinator may change, and what is derived from it for queries; None means absent."""
+    step = task.run.current if task.run else None
+    key = f"{task.run.user}|{step.name}" if task.run and step else None
+    waiting = step is not None and step.status is StepStatus.WAITING
+    pending = task.pending
+    return {
+        "original_name": task.original_name,
+        "asked": dumps(task.asked),
+        "computed": {name: dumps(keys) for name, keys in task.computed.items()},
+        "state": task.state,
+        "error": task.error,
+        "completed": task.completed,
+        "modified": task.modified,
+        "seq": task.seq,
+        "run": run_to_doc(task.run) if task.run else None,
+        "pending": {
+            "kind": pending.kind,
+            "seq": pending.seq,
+            "owner": pending.owner,
+            "source": pending.source,
+            "at": pending.at,
+        }
+        if pending
+        else None,
+        "active": True if task.running else None,
+        "slot": None if waiting else key,
+        "wait": key if waiting else None,
+    }
+
+
+def search_text(task: Task) -> str:
+    """Write what the listing's `query` looks into."""
+    return "\n".join((task.original_name, task.title, task.user, *task.groups)).casefold()
+
+
+def task_from_doc(doc: Doc) -> Task:
+    """Read a task; fields that a projection left out get their defaults."""
+    run, pending = doc.get("run"), doc.get("pending")
+    return Task(
+        id=doc["_id"],
+        original_name=doc.get("original_name", ""),
+        title=doc.get("title", ""),
+        user=doc.get("user", ""),
+        groups=tuple(doc.get("groups", ())),
+        created=doc["created"],
+        modified=doc["modified"] if "modified" in doc else doc["created"],
+        state=doc.get("state", ""),
+        asked=json.loads(doc["asked"]) if doc.get("asked") else {},
+        computed={name: json.loads(text) for name, text in (doc.get("computed") or {}).items()},
+        completed=doc.get("completed"),
+        error=doc.get("error"),
+        seq=doc.get("seq", 0),
+        rev=doc.get("rev", 0),
+        run=run_from_doc(run) if run else None,
+        pending=Pending(**pending) if pending else None,
+    )

@@ -1,0 +1,121 @@
+"""The connection to the store, its indexes, and the counters."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo.errors import (
+    ConnectionFailure,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WTimeoutError,
+)
+
+_SELECT_MS: Final = 1500  # a request is answered 503 when no server is found for so long
+_SOCKET_MS: Final = 20_000
+_UNUSED_TOKEN_S: Final = 90 * 86400
+_INTERRUPTED: Final = frozenset({91, 189, 11600, 11602})  # shutting down, stepped down, interrupted
+
+_INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any]], ...]]] = {
+    "tasks": (
+        ((("user", 1), ("_id", 1)), {}),
+        ((("groups", 1),), {}),
+        ((("active", 1),), {"sparse": True}),
+        ((("slot", 1),), {"sparse": True}),
+        ((("wait", 1),), {"sparse": True}),
+        ((("run.id", 1),), {"sparse": True}),
+        ((("pending.seq", 1),), {"sparse": True}),
+    ),
+    "runs": (((("task_id", 1),), {}),),
+    "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
+}
+_COUNTERS: Final = ("tasks", "presets")
+
+
+class StoreAway(Exception):
+    """The store does not answer."""
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Turn the driver's errors about a store that is away into `StoreAway`."""
+    try:
+        yield
+    except (ConnectionFailure, ServerSelectionTimeoutError, NotPrimaryError, ExecutionTimeout, WTimeoutError) as error:
+        raise StoreAway(str(error)) from error
+    except OperationFailure as error:
+        if error.code in _INTERRUPTED:
+            raise StoreAway(str(error)) from error
+        raise
+
+
+class Store:
+    """The database.
+
+    Parameters
+    ----------
+    url
+        `mongodb://…/database`; the database is `stdweb` when the address names none.
+    listeners
+        Listeners of pymongo's monitoring, for tests that count writes.
+    """
+
+    def __init__(self, url: str, listeners: tuple[Any, ...] = ()) -> None:
+        self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            url,
+            serverSelectionTimeoutMS=_SELECT_MS,
+            connectTimeoutMS=_SELECT_MS,
+            socketTimeoutMS=_SOCKET_MS,
+            tz_aware=True,
+            event_listeners=listeners,
+            appname="stdweb-gateway",
+        )
+        self._database: AsyncIOMotorDatabase[dict[str, Any]] = self._client.get_default_database("stdweb")
+        self._ids = asyncio.Lock()
+
+    def collection(self, name: str) -> "AsyncIOMotorCollection[dict[str, Any]]":
+        """Give a collection by its name."""
+        return self._database[name]
+
+    async def prepare(self) -> None:
+        """Create indexes and counters; anyone may, at any time."""
+        async with answering():
+            for name, indexes in _INDEXES.items():
+                for keys, options in indexes:
+                    await self._database[name].create_index(list(keys), **options)
+            for name in _COUNTERS:
+                try:
+                    await self._database["counters"].insert_one({"_id": name, "value": 0})
+                except DuplicateKeyError:
+                    continue
+
+    async def ping(self) -> bool:
+        """Tell whether the store answers."""
+        try:
+            await self._database.command("ping")
+        except PyMongoError:
+            return False
+        return True
+
+    async def next_id(self, counter: str) -> int:
+        """Draw a number: increasing, never given twice. Numbers that a crash has drawn are lost."""
+        counters = self._database["counters"]
+        async with self._ids, answering():
+            while True:
+                found = await counters.find_one({"_id": counter})
+                value = int(found["value"]) if found else 0
+                result = await counters.update_one({"_id": counter, "value": value}, {"$set": {"value": value + 1}})
+                if result.modified_count:
+                    return value + 1
+                if found is None:
+                    await self.prepare()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()

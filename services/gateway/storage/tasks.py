@@ -1,0 +1,189 @@
+"""Tasks and the history of their runs."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from pymongo.errors import DuplicateKeyError
+
+from ..model import Run, Task
+from .codec import run_from_doc, run_to_doc, search_text, task_fields, task_from_doc
+from .store import Store, answering
+
+_LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
+_STATE: Final = ("state", "user", "groups", "created", "run.id", "run.status")
+_ACTIVE: Final = ("original_name", "user", "groups", "created", "run", "seq", "rev")
+
+
+class Changed(Exception):
+    """The task was changed, or deleted, since it was read."""
+
+
+class Tasks:
+    """The tasks in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tasks = store.collection("tasks")
+        self._runs = store.collection("runs")
+
+    async def next_id(self) -> int:
+        """Draw the id of a new task."""
+        return await self._store.next_id("tasks")
+
+    async def insert(self, task: Task) -> None:
+        """Store a new task."""
+        fields = {key: value for key, value in task_fields(task).items() if value is not None}
+        document = {
+            "_id": task.id,
+            "user": task.user,
+            "title": task.title,
+            "groups": list(task.groups),
+            "created": task.created,
+            "rev": task.rev,
+            "search": search_text(task),
+            **fields,
+        }
+        async with answering():
+            await self._tasks.insert_one(document)
+
+    async def get(self, task_id: int) -> Task | None:
+        """Read a whole task."""
+        async with answering():
+            doc = await self._tasks.find_one({"_id": task_id})
+        return task_from_doc(doc) if doc else None
+
+    async def get_state(self, task_id: int) -> tuple[Task, str | None] | None:
+        """Read what polling needs: state and who may see it, and the id of the running chain."""
+        async with answering():
+            doc = await self._tasks.find_one({"_id": task_id}, dict.fromkeys(_STATE, 1))
+        if doc is None:
+            return None
+        run = doc.pop("run", None) or {}
+        return task_from_doc(doc), run.get("id") if run.get("status") in {"running", "cancelling"} else None
+
+    async def swap(self, old: Task, new: Task) -> Task:
+        """Write what differs between two versions of a task, if the store still holds the old one.
+
+        Raises
+        ------
+        Changed
+            When it does not.
+        """
+        before, after = task_fields(old), task_fields(new)
+        different = {key: value for key, value in after.items() if value != before[key]}
+        update: dict[str, Any] = {
+            "$set": {"rev": old.rev + 1, **{key: value for key, value in different.items() if value is not None}}
+        }
+        if "original_name" in different:
+            update["$set"]["search"] = search_text(new)
+        if absent := {key: "" for key, value in different.items() if value is None}:
+            update["$unset"] = absent
+        async with answering():
+            result = await self._tasks.update_one({"_id": old.id, "rev": old.rev}, update)
+        if not result.modified_count:
+            raise Changed(old.id)
+        return replace(new, rev=old.rev + 1)
+
+    async def describe(self, task: Task) -> None:
+        """Write title and groups, which no run ever touches."""
+        change = {
+            "title": task.title,
+            "groups": list(task.groups),
+            "modified": task.modified,
+            "search": search_text(task),
+        }
+        async with answering():
+            await self._tasks.update_one({"_id": task.id}, {"$set": change})
+
+    async def delete(self, task_id: int) -> bool:
+        """Remove a task and the history of its runs. Returns whether there was one."""
+        async with answering():
+            result = await self._tasks.delete_one({"_id": task_id})
+            await self._runs.delete_many({"task_id": task_id})
+        return bool(result.deleted_count)
+
+    async def existing(self, task_ids: Sequence[int]) -> set[int]:
+        """Tell which of these tasks there are."""
+        async with answering():
+            cursor = self._tasks.find({"_id": {"$in": list(task_ids)}}, {"_id": 1})
+            return {doc["_id"] async for doc in cursor}
+
+    async def listing(
+        self,
+        words: Sequence[str] = (),
+        state: str | None = None,
+        user: str | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> list[Task]:
+        """List tasks, the newest first.
+
+        Parameters
+        ----------
+        words
+            Each must occur in name, title, owner or a group, in any case.
+        user
+            Of this owner only.
+        groups
+            Shared with one of these only.
+        """
+        where: dict[str, Any] = {}
+        if user is not None:
+            where["user"] = user
+        if groups is not None:
+            where["groups"] = {"$in": list(groups)}
+        if state is not None:
+            where["state"] = state
+        if words:
+            where["search"] = {"$regex": "(?s)^" + "".join(f"(?=.*{re.escape(word.casefold())})" for word in words)}
+        async with answering():
+            cursor = self._tasks.find(where, dict.fromkeys(_LISTED, 1)).sort("_id", -1)
+            return [task_from_doc(doc) for doc in await cursor.to_list(None)]
+
+    # ---- runs
+
+    async def active(self) -> list[Task]:
+        """List the tasks with a run that has not ended; without their configs."""
+        async with answering():
+            cursor = self._tasks.find({"active": True}, dict.fromkeys(_ACTIVE, 1))
+            return [task_from_doc(doc) for doc in await cursor.to_list(None)]
+
+    async def released(self, user: str, step: str) -> int:
+        """Count the steps of a user that are in a queue or being worked on."""
+        async with answering():
+            return len(await self._tasks.find({"slot": f"{user}|{step}"}, {"_id": 1}).to_list(None))
+
+    async def waiting(self) -> list[tuple[str, str, int, datetime]]:
+        """List the steps that fair share holds back: user, step, task, and when the run began; the oldest first."""
+        async with answering():
+            cursor = self._tasks.find({"wait": {"$gt": ""}}, {"wait": 1, "run.at": 1})
+            docs = await cursor.to_list(None)
+        found = [(*doc["wait"].rsplit("|", 1), doc["_id"], doc["run"]["at"]) for doc in docs]
+        return sorted(found, key=lambda item: (item[3], item[2]))
+
+    async def pending(self) -> list[Task]:
+        """List the tasks with an image change that has begun."""
+        async with answering():
+            docs = await self._tasks.find({"pending.seq": {"$gt": 0}}).to_list(None)
+        return [task_from_doc(doc) for doc in docs]
+
+    async def keep_run(self, task_id: int, run: Run) -> None:
+        """Put an ended run into the history; twice is as good as once."""
+        async with answering():
+            try:
+                await self._runs.insert_one({"_id": run.id, "task_id": task_id, **run_to_doc(run)})
+            except DuplicateKeyError:
+                return
+
+    async def find_run(self, run_id: str) -> tuple[Task, Run] | None:
+        """Find a run, the last one of a task or one of the history, and its task."""
+        async with answering():
+            doc = await self._tasks.find_one({"run.id": run_id})
+            if doc is not None:
+                task = task_from_doc(doc)
+                return (task, task.run) if task.run else None
+            kept = await self._runs.find_one({"_id": run_id})
+            doc = await self._tasks.find_one({"_id": kept["task_id"]}) if kept else None
+        return (task_from_doc(doc), run_from_doc(kept)) if kept and doc else None
