@@ -9,16 +9,22 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from . import catalog_cli
+from .admin import with_admin
 from .client import ApiError
 from .settings import STATE_FOLDER, StackError, StackSettings, StackState
 from .submit import get, parse_config, status, submit
+
+if TYPE_CHECKING:
+    from services.gateway.admin import Admin
+
+T = TypeVar("T")
 
 app = typer.Typer(help="Command line of STDWeb.", no_args_is_help=True, add_completion=False)
 user_app = typer.Typer(help="Users of the service.", no_args_is_help=True)
@@ -52,7 +58,7 @@ def user_add(
 ) -> None:
     """Add a user; without --password-stdin the password is asked for."""
     password = _password(password_stdin)
-    _with_store(lambda admin: admin.add_user(name, password, staff, group or [], grant or []))
+    _with_store(lambda admin: admin.add_user(name, password, is_staff=staff, groups=group or [], grants=grant or []))
     console.print(f"Added user {name}")
 
 
@@ -125,7 +131,7 @@ def _password(from_stdin: bool) -> str:
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
-def _with_store(work: Callable[[Any], Awaitable[Any]]) -> Any:
+def _with_store(work: Callable[["Admin"], Awaitable[T]]) -> T:
     """Do something with the store of the running stack, or with the one that the environment names."""
     asked = StackSettings.read().mongo_url
     state = StackState.load(STATE_FOLDER)
@@ -133,13 +139,7 @@ def _with_store(work: Callable[[Any], Awaitable[Any]]) -> Any:
     if not url:
         raise StackError("No stack was started in this folder. Start one with 'make up', or set STDWEB_MONGO_URL.")
 
-    from services.gateway.admin import Admin
-
-    async def run() -> Any:
-        async with Admin.connect(url) as admin:
-            return await work(admin)
-
-    return asyncio.run(run())
+    return asyncio.run(with_admin(url, work))
 
 
 def main() -> None:

@@ -150,10 +150,9 @@ def _now(task: dict[str, Any]) -> tuple[float, str]:
     """Say how far the running step of a task is, 0 to 1, and what it does."""
     if RUNNING not in task["state"]:
         return 1.0, task["state"]
-    progress = task.get("progress")
-    fraction = progress if isinstance(progress, int | float) else 0.0
-    words = (task.get("step"), task.get("phase"))
-    return float(fraction), ": ".join(word for word in words if word) or "waiting"
+    progress = task.get("progress") or {}
+    words = (task.get("step"), progress.get("phase"))
+    return float(progress.get("fraction", 0.0)), ": ".join(word for word in words if word) or "waiting"
 
 
 def _upload(client: Client, path: Path, config: dict[str, Any], title: str | None) -> int:

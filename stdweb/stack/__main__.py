@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..admin import ensure_demo_user
 from ..settings import DEMO_USER, STATE_FOLDER, StackError, StackSettings, StackState
 from . import commands
 from .components import components
 from .supervisor import Supervisor
-from .users import ensure_demo_user
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console(highlight=False, soft_wrap=True)
