@@ -1,0 +1,193 @@
+"""The process in which one step runs."""
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from pydantic import ValidationError
+
+from ..errors import InternalError, StepError, UsageError
+from ..taskdir import TasksRoot
+from . import wire
+from .procfs import kill_descendants
+from .step import Resources, StepContext, StepSpec
+
+
+def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec]) -> NoReturn:
+    """Wait for a job, do it, end. Called in a fresh fork; the worker's closing of `sock` ends it when idle."""
+    code = 1
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.umask(0o022)
+        _title(f"stdweb {service}: idle")
+        job = wire.receive(sock)
+        _title(f"stdweb {service}: {job['step']} of task {job['task_id']}")
+        _Job(sock, job, specs[job["step"]]).do()
+        code = 0
+    except wire.WireClosed:
+        code = 0
+    except BaseException:  # noqa: BLE001 - nothing may return into the fork server's loop
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _peak_memory_bytes() -> int:
+    """Measure like `procfs.memory_bytes`, which is not asked often enough to see a short step."""
+    shared_pages = int(Path("/proc/self/statm").read_text().split()[2])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(0, peak - shared_pages * resource.getpagesize())
+
+
+def _title(text: str) -> None:
+    from setproctitle import setproctitle
+
+    setproctitle(text)
+
+
+class _Job:
+    """A step at work.
+
+    Parameters
+    ----------
+    sock
+        To the worker.
+    job
+        What the worker sent: step, task, config, folders, resources.
+    spec
+        Who does it.
+    """
+
+    def __init__(self, sock: socket.socket, job: wire.Frame, spec: StepSpec) -> None:
+        self._sock = sock
+        self._job = job
+        self._spec = spec
+        self._lock = threading.Lock()  # steps may draw plots in threads, and log from them
+        self._began = time.monotonic()
+        self._log: TextIO | None = None
+
+    def do(self) -> None:
+        """Do the work and tell how it ended, after everything that it started has gone."""
+        work = Path(self._job["work"])
+        os.chdir(work)
+        with contextlib.ExitStack() as stack:
+            if self._spec.step.log is not None:
+                self._log = stack.enter_context((work / self._spec.step.log).open("w", buffering=1))
+            self._send({"t": "running"})
+            answer = self._answer(work)
+        kill_descendants(set())
+        self._send({**answer, "peak_memory_bytes": _peak_memory_bytes()})
+
+    def _answer(self, work: Path) -> wire.Frame:
+        try:
+            computed = self._spec.run(self._context(work))
+            check_plain(computed)
+        except StepError as error:
+            self._say(f"Failed: {error.user_message}")
+            return {
+                "t": "error",
+                "code": error.code,
+                "error": error.user_message,
+                "retry": error.retry,
+                "internal": isinstance(error, InternalError),
+                "facts": f"{error.details!r}" + (traceback.format_exc() if isinstance(error, InternalError) else ""),
+            }
+        except MemoryError:
+            error_text = f"The step {self._spec.step.name} ran out of memory; try a smaller image."
+            self._say(f"Failed: {error_text}")
+            return {"t": "error", "code": "memory_limit", "error": error_text}
+        except Exception:  # noqa: BLE001 - the edge: whatever a step raises ends as a failed step
+            name = self._spec.step.name
+            error_text = f"The step {name} stopped because of a fault in this service; its operators can see the cause."
+            self._say(f"Failed: {error_text}")
+            return {
+                "t": "error",
+                "code": "internal",
+                "error": error_text,
+                "internal": True,
+                "facts": traceback.format_exc(),
+            }
+        return {"t": "done", "computed": computed}
+
+    def _context(self, work: Path) -> StepContext:
+        job = self._job
+        try:
+            params = self._spec.step.params.of(job["config"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            code = "bad_config"
+            raise UsageError(code, f"The option {where} cannot be used: {first['msg']}") from error
+        mirror = job["mirror_dir"]
+        resources = Resources(
+            cache_dir=Path(job["cache_dir"]),
+            mirror_dir=None if mirror is None else Path(mirror),
+            astrometry_indexes=tuple(Path(path) for path in job["astrometry_indexes"]),
+            threads=job["threads"],
+        )
+        task = TasksRoot(Path(job["data_dir"])).task(job["task_id"])
+        return StepContext(
+            task_id=job["task_id"],
+            params=params,
+            config=job["config"],
+            work=work,
+            resources=resources,
+            find=task.find,
+            say=self._say,
+            show=lambda fraction, phase: self._send({"t": "progress", "fraction": fraction, "phase": phase}),
+        )
+
+    def _say(self, line: str) -> None:
+        text = f"{time.monotonic() - self._began:8.2f}  {line}"
+        with self._lock:
+            if self._log is not None:
+                self._log.write(text + "\n")
+        self._send({"t": "log", "line": text})
+
+    def _send(self, frame: wire.Frame) -> None:
+        data = wire.encode(frame)
+        with self._lock:
+            try:
+                self._sock.sendall(data)
+            except OSError:
+                # the worker is gone, and the watchdog is on its way
+                os.kill(0, signal.SIGKILL)
+
+
+def check_plain(computed: object) -> None:
+    """Refuse computed values that are not plain finite JSON.
+
+    Raises
+    ------
+    InternalError
+        Naming the key.
+    """
+    if not isinstance(computed, dict):
+        code = "internal"
+        raise InternalError(code, "The step gave no computed values.")
+    for key, value in computed.items():
+        if not isinstance(key, str) or not _is_plain(value):
+            code = "internal"
+            raise InternalError(code, f"The step computed no finite value for {key}.", value=repr(value))
+
+
+def _is_plain(value: Any) -> bool:
+    if value is None or type(value) in {bool, int, str}:
+        return True
+    if type(value) is float:
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return False

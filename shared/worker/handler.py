@@ -1,0 +1,259 @@
+"""What a worker does with a step message: it looks before it works, and acknowledges after the effect."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from pydantic import ValidationError
+
+from .. import metrics
+from ..broker import (
+    CHILD_DEATHS,
+    Broker,
+    BrokerUnavailable,
+    Delivery,
+    Route,
+    delay_route,
+    delays_for,
+    report_route,
+    step_route,
+)
+from ..broker.topology import HeaderValue
+from ..contracts.messages import Cancel, StepDone, StepFailed, StepMessage, StepStarted
+from ..settings import WorkerSettings
+from ..taskdir import Attempt, AttemptKey, NotFound, TaskDir, TasksRoot, claim, look
+from .attempt import Ended, Repeat, WorkedAttempt
+from .execution import Stop
+from .pool import Pool
+from .results import past_report
+from .step import StepSpec
+
+log = structlog.get_logger(__name__)
+
+LEASE_SEEN: Final = "x-lease-seen"
+LEASE_UNCHANGED_MS: Final = "x-lease-unchanged-ms"
+TRIES: Final = "x-tries"
+_REPUBLISH_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A step message with what it is about."""
+
+    message: StepMessage
+    spec: StepSpec
+    task: TaskDir
+    key: AttemptKey
+    headers: Mapping[str, object]
+
+    def count(self, name: str) -> int:
+        """Read a counter from the headers."""
+        value = self.headers.get(name, 0)
+        return value if isinstance(value, int) else 0
+
+
+class StepHandler:
+    """Handles step messages of one service.
+
+    Parameters
+    ----------
+    broker
+        Where reports go.
+    pool
+        Where children come from.
+    settings
+        Limits and periods.
+    specs
+        Steps by name.
+    worker
+        Name of this worker, for reports.
+    """
+
+    def __init__(
+        self, broker: Broker, pool: Pool, settings: WorkerSettings, specs: Mapping[str, StepSpec], worker: str
+    ) -> None:
+        self._broker = broker
+        self._pool = pool
+        self._settings = settings
+        self._specs = specs
+        self._worker = worker
+        self._root = TasksRoot(settings.data_dir)
+        self._delays_s = delays_for(settings.lease_poll_s)
+        self._slots = {name: asyncio.Semaphore(settings.slots) for name in specs}
+        self._working: set[WorkedAttempt] = set()
+        self._handling = 0
+        self._stopping = False
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Handle a step message, to its acknowledgement."""
+        request = self._read(delivery)
+        if request is None:
+            await delivery.reject()
+            return
+        message = request.message
+        structlog.contextvars.bind_contextvars(
+            task_id=message.task_id, run_id=message.run_id, step_id=message.step_id, step=message.step
+        )
+        self._handling += 1
+        try:
+            await self._handle(request)
+        except BrokerUnavailable:
+            # nothing has been done that a copy of this message would not find
+            await asyncio.sleep(_REPUBLISH_S)
+            await delivery.requeue()
+        except Exception:
+            log.exception("step message failed")
+            await asyncio.sleep(self._settings.heartbeat_s)
+            await delivery.requeue()
+        else:
+            await delivery.ack()
+        finally:
+            self._handling -= 1
+
+    async def control(self, delivery: Delivery) -> None:
+        """Kill what works for a run that was cancelled."""
+        cancel = Cancel.model_validate_json(delivery.body)
+        for work in list(self._working):
+            if work.message.run_id == cancel.run_id:
+                await work.stop(Stop.CANCELLED)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let what works end, for `grace_s` seconds; what does not goes back to its queue."""
+        self._stopping = True
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while self._handling and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        for work in list(self._working):
+            await work.stop(Stop.STOPPING)
+        while self._handling and asyncio.get_running_loop().time() < deadline + grace_s:
+            await asyncio.sleep(0.05)
+
+    # ---- looking
+
+    def _read(self, delivery: Delivery) -> _Request | None:
+        try:
+            message = StepMessage.model_validate_json(delivery.body)
+        except ValidationError:
+            log.exception("poison message", message_id=delivery.message_id)
+            return None
+        spec = self._specs.get(message.step)
+        if spec is None:
+            log.error("message of a step that is not ours", step=message.step)
+            return None
+        key = AttemptKey(message.run_id, message.step, message.attempt)
+        return _Request(message, spec, self._root.task(message.task_id), key, delivery.headers)
+
+    async def _handle(self, request: _Request) -> None:
+        if await self._needs_no_work(request):
+            return
+        slot = self._slots[request.message.step]
+        waited = slot.locked()
+        async with slot:
+            if waited and await self._needs_no_work(request):
+                return
+            if self._stopping:
+                msg = "the worker stops"
+                raise BrokerUnavailable(msg)
+            await self._work(request)
+
+    async def _needs_no_work(self, request: _Request) -> bool:
+        message, task = request.message, request.task
+        past = await asyncio.to_thread(past_report, task, message, request.spec.step, self._worker)
+        if past is not None:
+            self._decided(request, "reported again")
+            await self._report(past)
+            return True
+        if await asyncio.to_thread(task.read_marker) != message.run_id:
+            self._decided(request, "dropped")
+            return True
+        lease = await asyncio.to_thread(look, task, request.key)
+        if lease is None:
+            return False
+        unchanged_ms = 0
+        if request.headers.get(LEASE_SEEN) == lease:
+            unchanged_ms = request.count(LEASE_UNCHANGED_MS) + round(self._delays_s[0] * 1000)
+        if unchanged_ms >= self._settings.lease_s * 1000:
+            self._decided(request, "taken over")
+            return False
+        self._decided(request, "delayed")
+        seen: dict[str, HeaderValue] = {LEASE_SEEN: lease, LEASE_UNCHANGED_MS: unchanged_ms}
+        await self._again(request, delay_route(message.step, self._delays_s[0]), seen)
+        return True
+
+    def _decided(self, request: _Request, decision: str) -> None:
+        metrics.MESSAGES.labels(request.message.step, decision).inc()
+        log.info("step message " + decision)
+
+    # ---- working
+
+    async def _work(self, request: _Request) -> None:
+        message, task = request.message, request.task
+        try:
+            attempt = await asyncio.to_thread(claim, task, request.key)
+        except NotFound:
+            self._decided(request, "dropped")
+            return
+        try:
+            # a cancel that wrote the marker before our claim has fenced nothing of ours
+            if await asyncio.to_thread(task.read_marker) != message.run_id:
+                self._decided(request, "dropped")
+                return
+            await self._run(request, attempt)
+        finally:
+            await asyncio.to_thread(attempt.close)
+
+    async def _run(self, request: _Request, attempt: Attempt) -> None:
+        message, spec = request.message, request.spec
+        self._decided(request, "worked on")
+        metrics.ATTEMPTS.labels(message.step).inc()
+        work = WorkedAttempt(
+            message, spec.step, attempt, self._broker, self._pool, self._settings, self._worker, self._report
+        )
+        self._working.add(work)
+        try:
+            with metrics.RUNNING.labels(message.step).track_inprogress():
+                ended = await work.run(deaths=request.count(CHILD_DEATHS), tries=request.count(TRIES))
+        finally:
+            self._working.discard(work)
+        await self._follow(request, attempt, ended)
+
+    async def _follow(self, request: _Request, attempt: Attempt, ended: Ended) -> None:
+        if isinstance(ended, StepDone | StepFailed):
+            if isinstance(ended, StepFailed):
+                metrics.FAILURES.labels(ended.step, ended.code).inc()
+            await self._report(ended)
+        elif isinstance(ended, Repeat):
+            # our lease must not hold the next one up
+            await asyncio.to_thread(attempt.close)
+            if ended is Repeat.STOPPING:
+                msg = "the worker stops"
+                raise BrokerUnavailable(msg)
+            step = request.message.step
+            if ended is Repeat.DIED:
+                await self._again(request, step_route(step), {CHILD_DEATHS: request.count(CHILD_DEATHS) + 1})
+            else:
+                tries = request.count(TRIES) + 1
+                delay_s = self._delays_s[min(tries, len(self._delays_s)) - 1]
+                await self._again(request, delay_route(step, delay_s), {TRIES: tries})
+
+    # ---- sending
+
+    async def _again(self, request: _Request, route: Route, headers: dict[str, HeaderValue]) -> None:
+        """Publish a copy of the message with our own headers only; the broker's would make it look like a cycle."""
+        kept: dict[str, HeaderValue] = {name: count for name in (CHILD_DEATHS, TRIES) if (count := request.count(name))}
+        message = request.message
+        await self._broker.publish(route, message, message_id=message.step_id, headers={**kept, **headers})
+
+    async def _report(self, report: StepStarted | StepDone | StepFailed) -> None:
+        """Publish a report until it is confirmed, under one id. The step's message stays unacknowledged meanwhile."""
+        message_id = f"{report.step_id}-{report.attempt}-{report.kind}"
+        while True:
+            try:
+                await self._broker.publish(report_route(report), report, message_id=message_id)
+            except BrokerUnavailable as error:
+                log.warning("report not confirmed", report=report.kind, error=str(error))
+                await asyncio.sleep(_REPUBLISH_S)
+            else:
+                return

@@ -1,0 +1,126 @@
+"""The program of a step service.
+
+A service's `__main__` calls `main` with its steps. The same program, called with `--fork-server`, is the process that
+imports what the steps need; it never imports what moves messages, and this one never imports what the steps need.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .step import StepSpec
+
+if TYPE_CHECKING:
+    from ..broker import Consumer
+    from ..settings import WorkerSettings
+
+GRACE_S: Final = 20.0  # for running steps after SIGTERM; less than the 30 s that Kubernetes gives
+
+
+def main(service: str, specs: Iterable[StepSpec]) -> None:
+    """Run a service until it is told to stop.
+
+    Parameters
+    ----------
+    service
+        Its name.
+    specs
+        Its steps.
+    """
+    from .pool import FORK_SERVER
+
+    steps = {spec.step.name: spec for spec in specs}
+    if FORK_SERVER in sys.argv:
+        from .forkserver import run_fork_server
+
+        run_fork_server(int(sys.argv[sys.argv.index(FORK_SERVER) + 1]), service, steps)
+        return
+    from ..logging import configure_logging
+    from ..settings import WorkerSettings
+
+    settings = WorkerSettings()
+    configure_logging(settings, service)
+    asyncio.run(_serve(service, steps, settings))
+
+
+async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSettings") -> None:
+    import structlog
+
+    from ..broker import connect, delays_for
+    from ..broker.topology import CONTROL_EXCHANGE, topology
+    from ..health import health_app, serve_health
+    from .handler import StepHandler
+    from .pool import Pool
+
+    log = structlog.get_logger(__name__)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    worker = f"{service}@{socket.gethostname()}:{os.getpid()}"
+    steps = [spec.step for spec in specs.values()]
+    broker = connect(
+        settings.amqp_url.get_secret_value(),
+        worker,
+        settle_s=settings.broker_settle_s,
+        what=topology(delays_for(settings.lease_poll_s), steps),
+    )
+    threads = max(1, len(os.sched_getaffinity(0)) // settings.slots)
+    pool = Pool(_own_command(), settings.slots, threads, _cache_environment())
+    await pool.start()
+    checks = {"broker": lambda: broker.connected, "children": pool.warm.is_set}
+    health = await serve_health(health_app(checks), settings.health_host, settings.health_port)
+    log.info("service started", worker=worker, health=[list(address) for address in health.addresses])
+
+    async def subscribe() -> None:
+        await pool.warm.wait()
+        await broker.listen(CONTROL_EXCHANGE, [""], handler.control)
+        for step in steps:
+            consumers.append(await broker.consume(step.queue, handler.handle, prefetch=settings.slots))
+        log.info("service ready")
+
+    handler = StepHandler(broker, pool, settings, specs, worker)
+    consumers: list[Consumer] = []
+    subscribing = asyncio.create_task(subscribe())
+    await stopping.wait()
+    log.info("service stops")
+    subscribing.cancel()
+    await asyncio.gather(subscribing, return_exceptions=True)
+    for consumer in consumers:
+        await consumer.stop()
+    await handler.stop(GRACE_S)
+    await broker.close()
+    await pool.close()
+    await health.cleanup()
+
+
+def _own_command() -> list[str]:
+    """Give the command that runs this program once more."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        msg = "a service is started as a module: python -m services.<name>"
+        raise RuntimeError(msg)
+    return [sys.executable, "-m", spec.name.removesuffix(".__main__")]
+
+
+def _cache_environment() -> dict[str, str]:
+    """Point libraries that keep files of their own to a folder of this host, where nobody else did."""
+    folder = Path(tempfile.gettempdir()) / f"stdweb-cache-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        folder = Path(tempfile.mkdtemp(prefix="stdweb-cache-"))
+    own = {
+        "XDG_CACHE_HOME": folder,
+        "XDG_CONFIG_HOME": folder / "config",
+        "MPLCONFIGDIR": folder / "matplotlib",
+        "NUMBA_CACHE_DIR": folder / "numba",
+    }
+    chosen = {name: Path(os.environ.get(name, path)) for name, path in own.items()}
+    for path in chosen.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return {**{name: str(path) for name, path in chosen.items()}, "MPLBACKEND": "Agg"}
