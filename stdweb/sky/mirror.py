@@ -34,7 +34,8 @@ def write_mirror(sky: Table, mirror_dir: Path, *, ra_deg: float, dec_deg: float,
     rng = np.random.default_rng([seed, 20262])
     cells, _ = cone_cells(ra_deg, dec_deg, radius_deg, COVERAGE_ORDER)
     for code, stars in (("ps1", ps1_stars(sky, rng)), ("gaiadr3syn", gaia_stars(sky, rng))):
-        add_to_mirror(stars, mirror_dir, code, cells=cells, order=COVERAGE_ORDER)
+        note = f"has a simulated sky around RA {ra_deg:g}, Dec {dec_deg:+g}"
+        add_to_mirror(stars, mirror_dir, code, cells=cells, order=COVERAGE_ORDER, note=note)
 
 
 def _moved(sky: Table, rng: np.random.Generator, error_arcsec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,9 +80,11 @@ def test_the_header_is_only_roughly_right(observation):
 
 def test_both_mirrors_calibrate_the_image(observation, folder, tmp_path):
     site = Resources(cache_dir=tmp_path, mirror_dir=folder / "mirror")
+    lines = []
     truth = observation.truth[(observation.truth["re"] == 0) & (observation.truth["r"] > 14)]
     for code in ("ps1", "gaiadr3syn"):
-        stars = fetch_catalog(code, 210.0, 40.0, 0.2, band="R", limit_mag=17.0, resources=site, log=lambda *_: None)
+        stars = fetch_catalog(code, 210.0, 40.0, 0.2, band="R", limit_mag=17.0, resources=site, log=lines.append)
+        assert "simulated sky" in lines[0]
         scale = np.cos(np.radians(40.0))
         tree = cKDTree(np.c_[truth["ra"] * scale, truth["dec"]])
         distance, index = tree.query(np.c_[stars["RAJ2000"] * scale, stars["DEJ2000"]])

@@ -110,6 +110,7 @@ def add_to_mirror(
     order: int,
     limit_mag: float | None = None,
     keep: bool = False,
+    note: str | None = None,
 ) -> int:
     """Add stars to a mirror; what it had in the same cells is replaced.
 
@@ -125,6 +126,8 @@ def add_to_mirror(
         How deep it is, in the catalogue's limit column; None for as deep as the catalogue.
     keep
         Stars that the mirror had in these cells stay, unless a new one has the same position.
+    note
+        A warning that everybody who reads the mirror shall see in the step's log; None keeps the one that it has.
     """
     check_code(code)
     folder = mirror_dir / code
@@ -138,7 +141,8 @@ def add_to_mirror(
         for pixel in np.union1d(pixels, stale >> PARTITION_SHIFT):
             path = folder / partition_path(PARTITION_ORDER, int(pixel), {})
             _write_partition(path, rows.filter(pa.array(pixels == pixel)), _schema(folder) or rows.schema, stale)
-        _write_metadata(folder, code, MOC.from_healpix_cells(cells, np.uint8(order), COVERAGE_ORDER), limit_mag)
+        added = MOC.from_healpix_cells(cells, np.uint8(order), COVERAGE_ORDER)
+        _write_metadata(folder, code, added, limit_mag=limit_mag, note=note)
     return len(stars)
 
 
@@ -243,7 +247,7 @@ def _write_partition(path: Path, rows: pa.Table, schema: pa.Schema, stale: NDArr
     part.replace(path)
 
 
-def _write_metadata(folder: Path, code: str, added: MOC, limit_mag: float | None) -> None:
+def _write_metadata(folder: Path, code: str, added: MOC, *, limit_mag: float | None, note: str | None) -> None:
     """Write what makes the folder a HATS catalogue, and the part of the sky that it covers."""
     from hats.catalog.dataset.table_properties import TableProperties
     from hats.catalog.partition_info import PartitionInfo
@@ -253,7 +257,9 @@ def _write_metadata(folder: Path, code: str, added: MOC, limit_mag: float | None
     coverage, depth = added, limit_mag
     if (folder / COVERAGE_FILE).exists():
         coverage = added.union(read_coverage(folder, []))
-        before = float(read_properties(folder).get("stdweb_limit_mag", "inf"))
+        properties = read_properties(folder)
+        note = note or properties.get("stdweb_note")
+        before = float(properties.get("stdweb_limit_mag", "inf"))
         shallowest = min(before, np.inf if limit_mag is None else limit_mag)
         depth = shallowest if np.isfinite(shallowest) else None
     pixels = found_partitions(folder)
@@ -261,7 +267,8 @@ def _write_metadata(folder: Path, code: str, added: MOC, limit_mag: float | None
         return
     rows = write_parquet_metadata(folder)
     PartitionInfo([HealpixPixel(order, pixel) for order, pixel in pixels]).write_to_file(catalog_path=folder)
-    extra: dict[str, Any] = {} if depth is None else {"stdweb_limit_mag": f"{depth:g}"}
+    facts = {"stdweb_limit_mag": None if depth is None else f"{depth:g}", "stdweb_note": note}
+    extra: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
     TableProperties(
         obs_collection=code,
         dataproduct_type="object",

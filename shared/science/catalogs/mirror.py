@@ -93,6 +93,8 @@ def read_mirror(
     if not {RA, DEC} <= set(rows.column_names):
         log(f"The local mirror of {code} has not the columns of VizieR, it is left aside")
         return None
+    if "stdweb_note" in properties:
+        log(f"The local mirror of {code}: {properties['stdweb_note']}")
     depth = float(properties.get("stdweb_limit_mag", "nan"))
     if np.isfinite(depth) and (limit_mag is None or limit_mag > depth):
         log(f"The local mirror of {code} ends at {depth:g} mag")
