@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.inspect.run import inspect
 from services.photometry.run import run
-from shared.contracts.params import PhotometryParams
+from shared.contracts.params import InspectParams, PhotometryParams, StepParams
 from shared.worker.step import Resources, StepContext
 
 
@@ -27,20 +28,25 @@ class Bench:
 
     def run(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the step on the folder's files and give the computed keys."""
-        config = dict(config or {})
         self.work.mkdir(exist_ok=True)
         self.lines.clear()
-        return run(
-            StepContext(
-                task_id=1,
-                params=PhotometryParams.of(config),
-                config=config,
-                work=self.work,
-                resources=Resources(cache_dir=self.folder / "cache", mirror_dir=self.mirror_dir, threads=1),
-                find=self._find,
-                say=self.lines.append,
-                show=lambda fraction, phase: None,
-            )
+        return run(self._context(PhotometryParams, dict(config or {}), self.work))
+
+    def inspect(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the step before, whose files go beside the image; give the computed keys overlaid by what was asked."""
+        config = dict(config or {})
+        return {**inspect(self._context(InspectParams, config, self.folder)), **config}
+
+    def _context(self, params: type[StepParams], config: dict[str, Any], work: Path) -> StepContext:
+        return StepContext(
+            task_id=1,
+            params=params.of(config),
+            config=config,
+            work=work,
+            resources=Resources(cache_dir=self.folder / "cache", mirror_dir=self.mirror_dir, threads=1),
+            find=self._find,
+            say=self.lines.append,
+            show=lambda fraction, phase: None,
         )
 
     def _find(self, name: str) -> Path | None:
