@@ -27,9 +27,8 @@ class OpenFile(web.FileResponse):
         super().__init__(f"/proc/self/fd/{fd}")
         self._fd = fd
         fallback = name.encode("ascii", "replace").decode().replace('"', "_").replace("?", "_")
-        self.headers["Content-Disposition"] = (
-            f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(name, safe='')}"
-        )
+        exact = f"UTF-8''{quote(name, safe='')}"
+        self.headers["Content-Disposition"] = f'attachment; filename="{fallback}"; filename*={exact}'
         suffix = os.path.splitext(name)[1]
         self.content_type = _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
         self.headers["X-Content-Type-Options"] = "nosniff"
