@@ -53,12 +53,13 @@ def cosmic_rays(
     lowest = np.float32(max(float(noise[~mask].min(initial=np.inf)), 0.0))
     if not lowest > 0 or not np.isfinite(lowest):
         return found
+    rows, columns = _candidates(work, mask, noise)
     for _ in range(_ITERATIONS):
-        fresh = _one_pass(work, mask, found, noise, np.float32(1 / gain))
-        if not fresh.any():
+        rows, columns = _one_pass(work, mask, found, noise, np.float32(1 / gain), rows, columns)
+        if not rows.size:
             break
-        found |= fresh
-        _clean(work, mask, found)
+        _clean(work, mask, found, rows, columns)
+        rows, columns = _surroundings(mask, found, rows, columns)
     return found
 
 
@@ -133,54 +134,101 @@ def _fine_structure(image, row, column, box, small):  # type: ignore[no-untyped-
 
 
 @njit(cache=True)
-def _one_pass(image, mask, found, noise, per_gain):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+def _candidates(image, mask, noise):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+    """List the pixels whose Laplacian alone stands out of the background's noise; most pixels end here."""
     rows, columns = image.shape
-    fresh = np.zeros((rows, columns), dtype=np.bool_)
-    box = np.empty(49, dtype=np.float32)
-    small = np.empty(9, dtype=np.float32)
+    limit = np.float32(2 * _SIGMA_CLIP)
+    four, none = np.float32(4), np.float32(0)
+    line = np.zeros(columns, dtype=np.bool_)
+    found = []
     for row in range(rows):
+        here = image[row]
+        up = image[min(row + 1, rows - 1)]
+        down = image[max(row - 1, 0)]
+        sigma = noise[row]
+        # no bounds and no branches inside, so that the compiler uses vector instructions
+        for column in range(1, columns - 1):
+            value = here[column] + here[column]
+            left, right = value - here[column - 1], value - here[column + 1]
+            total = (
+                max(left - up[column], none)
+                + max(left - down[column], none)
+                + max(right - up[column], none)
+                + max(right - down[column], none)
+            )
+            line[column] = total > four * limit * sigma[column]
+        for column in (0, columns - 1):
+            line[column] = _laplacian_at(image, row, column) > limit * sigma[column]
         for column in range(columns):
-            if mask[row, column] or found[row, column]:
-                continue
-            # an upper bound of the significance, cheap: most pixels end here
-            if _laplacian_at(image, row, column) <= _SIGMA_CLIP * 2 * noise[row, column]:
-                continue
-            significance, sigma = _significance(image, noise, per_gain, row, column, box)
-            if significance <= _SIGMA_CLIP:
-                continue
-            fine = max(_fine_structure(image, row, column, box, small) / sigma, _MIN_FINE_STRUCTURE)
-            if significance > _OBJECT_LIMIT * fine:
-                fresh[row, column] = True
-    # neighbours of a hit need less: first as significant, then a third of it
-    for limit in (_SIGMA_CLIP, _SIGMA_CLIP * _SIGMA_FRACTION):
-        before = fresh.copy()
-        for row in range(rows):
-            for column in range(columns):
-                if not before[row, column]:
-                    continue
-                for j in range(max(row - 1, 0), min(row + 1, rows - 1) + 1):
-                    for i in range(max(column - 1, 0), min(column + 1, columns - 1) + 1):
-                        if fresh[j, i] or mask[j, i] or found[j, i]:
-                            continue
-                        significance, _ = _significance(image, noise, per_gain, j, i, box)
-                        if significance > limit:
-                            fresh[j, i] = True
-    return fresh
+            if line[column] and not mask[row, column]:
+                found.append((row, column))
+    return _split(found)
 
 
 @njit(cache=True)
-def _clean(image, mask, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+def _split(pixels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+    rows, columns = np.empty(len(pixels), dtype=np.int32), np.empty(len(pixels), dtype=np.int32)
+    for k in range(len(pixels)):
+        rows[k], columns[k] = pixels[k]
+    return rows, columns
+
+
+@njit(cache=True)
+def _one_pass(image, mask, found, noise, per_gain, rows, columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+    """Judge candidates, add the neighbours of hits to `found`, and list what is new."""
+    box = np.empty(49, dtype=np.float32)
+    small = np.empty(9, dtype=np.float32)
+    fresh = [(0, 0) for _ in range(0)]
+    for k in range(rows.size):
+        row, column = rows[k], columns[k]
+        significance, sigma = _significance(image, noise, per_gain, row, column, box)
+        if significance <= _SIGMA_CLIP:
+            continue
+        fine = max(_fine_structure(image, row, column, box, small) / sigma, _MIN_FINE_STRUCTURE)
+        if significance > _OBJECT_LIMIT * fine:
+            fresh.append((row, column))
+    for row, column in fresh:
+        found[row, column] = True
+    # neighbours of a hit need less: first as significant, then a third of it
+    for limit in (_SIGMA_CLIP, _SIGMA_CLIP * _SIGMA_FRACTION):
+        for k in range(len(fresh)):
+            row, column = fresh[k]
+            for j in range(max(row - 1, 0), min(row + 1, image.shape[0] - 1) + 1):
+                for i in range(max(column - 1, 0), min(column + 1, image.shape[1] - 1) + 1):
+                    if found[j, i] or mask[j, i]:
+                        continue
+                    significance, _ = _significance(image, noise, per_gain, j, i, box)
+                    if significance > limit:
+                        found[j, i] = True
+                        fresh.append((j, i))
+    return _split(fresh)
+
+
+@njit(cache=True)
+def _surroundings(mask, found, rows, columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+    """List the pixels near new hits, which look different once these are cleaned."""
+    seen = np.zeros(mask.shape, dtype=np.bool_)
+    near = [(0, 0) for _ in range(0)]
+    for k in range(rows.size):
+        for j in range(max(rows[k] - 2, 0), min(rows[k] + 2, mask.shape[0] - 1) + 1):
+            for i in range(max(columns[k] - 2, 0), min(columns[k] + 2, mask.shape[1] - 1) + 1):
+                if not (seen[j, i] or found[j, i] or mask[j, i]):
+                    seen[j, i] = True
+                    near.append((j, i))
+    return _split(near)
+
+
+@njit(cache=True)
+def _clean(image, mask, found, hit_rows, hit_columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
     """Replace hit pixels by the median of the good ones in 5×5 around."""
     rows, columns = image.shape
     box = np.empty(25, dtype=np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            if not found[row, column]:
-                continue
-            count = 0
-            for j in range(max(row - 2, 0), min(row + 2, rows - 1) + 1):
-                for i in range(max(column - 2, 0), min(column + 2, columns - 1) + 1):
-                    if not (found[j, i] or mask[j, i]):
-                        box[count] = image[j, i]
-                        count += 1
-            image[row, column] = _median(box, count) if count else 0.0
+    for k in range(hit_rows.size):
+        row, column = hit_rows[k], hit_columns[k]
+        count = 0
+        for j in range(max(row - 2, 0), min(row + 2, rows - 1) + 1):
+            for i in range(max(column - 2, 0), min(column + 2, columns - 1) + 1):
+                if not (found[j, i] or mask[j, i]):
+                    box[count] = image[j, i]
+                    count += 1
+        image[row, column] = _median(box, count) if count else 0.0

@@ -10,10 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from astropy.utils.exceptions import AstropyWarning
+from erfa import ErfaWarning
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .fits_layout import BLOCK_BYTES, bytes_to_image
 
 MAX_PIXELS: Final = 450_000_000
 """Largest plane that is read; a little above 20,000 × 20,000."""
@@ -21,7 +24,6 @@ MAX_PIXELS: Final = 450_000_000
 _MAX_UNPACKED_BYTES: Final = 8 * MAX_PIXELS + 64 * 1024 * 1024
 """Largest content of a gzipped file: one plane of doubles, and headers. Stops decompression bombs."""
 
-_CHUNK_BYTES: Final = 1 << 20
 _PLANE_AXES: Final = 2
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _FITS_MAGIC: Final = b"SIMPLE"
@@ -41,6 +43,7 @@ FITS_FAULTS: Final = (
     AssertionError,
     fits.VerifyError,
     zlib.error,
+    CfitsioException,
 )
 
 _STRUCTURE: Final = frozenset(
@@ -54,6 +57,7 @@ def quiet_fits() -> Iterator[None]:
     """Silence the warnings of astropy and numpy about FITS files that bend the standard."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", AstropyWarning)
+        warnings.simplefilter("ignore", ErfaWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
 
@@ -147,35 +151,27 @@ def clean_header(header: fits.Header) -> fits.Header:
 
 
 def _content_bytes(path: Path) -> int:
+    """Give how many bytes there are to read, after a look at what the headers declare."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_FITS_MAGIC))
-        if start[:2] == _GZIP_MAGIC:
-            return _unpacked_bytes(path)
         size_bytes = path.stat().st_size
+        if start[:2] == _GZIP_MAGIC:
+            with gzip.open(path, "rb") as unpacked:
+                start = unpacked.read(len(_FITS_MAGIC))
+                unpacked.seek(0)
+                size_bytes = bytes_to_image(unpacked, _MAX_UNPACKED_BYTES) if start == _FITS_MAGIC else size_bytes
+        elif start == _FITS_MAGIC:
+            with path.open("rb") as file:
+                bytes_to_image(file, size_bytes)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError("truncated", "The compressed file is damaged or truncated. Upload it again.") from error
     except OSError as error:
         raise DataError("no_image", "The image cannot be opened. Upload it again.", reason=str(error)) from error
     if start != _FITS_MAGIC:
         what = "is empty" if size_bytes == 0 else "is not a FITS file"
         raise DataError("not_fits", f"The file {what}. Upload an image in FITS format.")
     return size_bytes
-
-
-def _unpacked_bytes(path: Path) -> int:
-    total = 0
-    try:
-        with gzip.open(path, "rb") as file:
-            start = file.read(len(_FITS_MAGIC))
-            total = len(start)
-            while chunk := file.read(_CHUNK_BYTES):
-                total += len(chunk)
-                if total > _MAX_UNPACKED_BYTES:
-                    raise DataError("too_large", "The compressed file holds more than can be processed. Crop the image.")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError("truncated", "The compressed file is damaged or truncated. Upload it again.") from error
-    if start != _FITS_MAGIC:
-        raise DataError("not_fits", "The compressed file is not a FITS file. Upload an image in FITS format.")
-    return total
 
 
 def _first_plane(hdus: fits.HDUList, size_bytes: int) -> tuple[NDArray[np.float32], fits.Header]:
@@ -219,7 +215,7 @@ def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:  # n
     declared_bytes = int(hdu.size) if not isinstance(hdu, fits.CompImageHDU) else int(place["datSpan"])
     there_bytes = max(size_bytes - int(place["datLoc"]), 0)
     # compressed parts are measured with their padding, which writers may leave out
-    slack_bytes = fits.header.BLOCK_SIZE - 1 if isinstance(hdu, fits.CompImageHDU) else 0
+    slack_bytes = BLOCK_BYTES - 1 if isinstance(hdu, fits.CompImageHDU) else 0
     if declared_bytes > there_bytes + slack_bytes:
         raise DataError(
             "truncated",
@@ -239,14 +235,18 @@ def _plane_of(
 ) -> tuple[NDArray[np.float32], fits.Header]:
     header = clean_header(hdu.header)
     first = (0,) * (len(shape) - _PLANE_AXES)
-    image = np.ascontiguousarray(hdu.section[(*first, slice(None), slice(None))], dtype=np.float32)
+    blank, bscale, bzero = (hdu.header.get(key) for key in ("BLANK", "BSCALE", "BZERO"))
+    plane = hdu.section[(*first, slice(None), slice(None))]
+    image = np.ascontiguousarray(plane, dtype=np.float32)
+    if isinstance(blank, int) and plane.dtype.kind in "iu":  # astropy does not look for blanks in unsigned integers
+        image[plane == blank * (bscale or 1) + (bzero or 0)] = np.nan
     if number > 0:
         for card in clean_header(hdus[0].header).cards:
             if card.keyword.rstrip("0123456789") not in _STRUCTURE and card.keyword and card.keyword not in header:
                 header.append((card.keyword, card.value, card.comment), end=True)
         header.add_history(f"stdweb: image taken from extension {number}")
     if len(shape) > _PLANE_AXES:
-        header.add_history(f"stdweb: first plane of {size_of(shape)}")
+        header.add_history(f"stdweb: first plane of {size_of(shape).replace('×', ' x ')}")
     return image, header
 
 

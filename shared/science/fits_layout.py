@@ -1,0 +1,95 @@
+"""Where the parts of a FITS file lie, read without a FITS library.
+
+astropy believes the sizes that headers declare: it allocates them, and a negative one makes it loop for ever. So they
+are looked at first.
+"""
+
+import gzip
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ..errors import DataError
+
+BLOCK_BYTES: Final = 2880
+_CARD_BYTES: Final = 80
+_MAX_HEADER_BLOCKS: Final = 2000
+_MAX_PARTS: Final = 1000
+_CHUNK_BYTES: Final = 1 << 20
+_BITPIX: Final = frozenset((8, 16, 32, 64, -32, -64))
+_PLANE_AXES: Final = 2
+_KEYS: Final = frozenset(("BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "ZIMAGE", "XTENSION"))
+
+
+@dataclass(frozen=True)
+class _Part:
+    data_bytes: int
+    has_plane: bool
+
+
+def bytes_to_image(file: BinaryIO, limit_bytes: int) -> int:
+    """Walk to the end of the first part with an image plane, and tell how many bytes of the file there are up to it.
+
+    Parameters
+    ----------
+    file
+        The unpacked content, at its start.
+    limit_bytes
+        Most that is read.
+
+    Raises
+    ------
+    DataError
+        When a header declares impossible sizes, or the limit is passed.
+    """
+    for _ in range(_MAX_PARTS):
+        part = _next_part(file)
+        if part is None:
+            break
+        rest = -(-part.data_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        if not isinstance(file, gzip.GzipFile):
+            file.seek(rest, 1)  # reading would cost as much as the image itself
+            rest = 0
+        while rest > 0 and (chunk := file.read(min(rest, _CHUNK_BYTES))):
+            rest -= len(chunk)
+            if file.tell() > limit_bytes:
+                raise DataError("too_large", "The file holds more than can be processed. Crop the image.")
+        if part.has_plane or rest > 0:
+            break
+    return file.tell()
+
+
+def _next_part(file: BinaryIO) -> _Part | None:
+    """Read a header; None at the end of the file, or at what is no header."""
+    cards: dict[str, str] = {}
+    for _ in range(_MAX_HEADER_BLOCKS):
+        block = file.read(BLOCK_BYTES)
+        for start in range(0, len(block) - _CARD_BYTES + 1, _CARD_BYTES):
+            card = block[start : start + _CARD_BYTES].decode("latin-1")
+            keyword = card[:8].rstrip()
+            if keyword == "END":
+                return _part_of(cards)
+            if card[8:10] == "= " and (keyword in _KEYS or keyword.startswith("NAXIS")):
+                cards.setdefault(keyword, card[10:].split("/")[0].strip())
+        if len(block) < BLOCK_BYTES:
+            return None
+    return None
+
+
+def _part_of(cards: dict[str, str]) -> _Part | None:
+    try:
+        bitpix, axes = int(cards["BITPIX"]), int(cards["NAXIS"])
+        lengths = [int(cards[f"NAXIS{axis + 1}"]) for axis in range(axes)]
+        extra, groups = int(cards.get("PCOUNT", "0")), int(cards.get("GCOUNT", "1"))
+    except (KeyError, ValueError):
+        return None
+    if bitpix not in _BITPIX or min([*lengths, extra, groups]) < 0:
+        raise DataError(
+            "bad_fits",
+            "The image is not valid FITS: its header declares an impossible size or type. Try to repair it, or upload "
+            "it again.",
+        )
+    elements = 1 if lengths else 0
+    for length in lengths:
+        elements *= length
+    image = cards.get("XTENSION", "'IMAGE").startswith("'IMAGE") and len(lengths) >= _PLANE_AXES and elements > 0
+    return _Part(abs(bitpix) // 8 * groups * (extra + elements), image or cards.get("ZIMAGE") == "T")
