@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS, FITSFixedWarning
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -24,8 +27,8 @@ CONFIG: Final = {"filter": "r", "cat_name": "ps1"}
 RADIUS_PER_MOFFAT_FWHM: Final = 1.27  # 2 x FLUX_RADIUS of the simulated profile over its FWHM
 
 _DETECTION_SN: Final = 5.0
-_MATCH_ARCSEC: Final = 1.0
 _EDGE_FRACTION: Final = 0.1
+_GRID: Final = 41
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -60,18 +63,22 @@ def limit_mag(zero_point_mag: float, radius_pix: float, sn: float) -> float:
     return zero_point_mag - 2.5 * math.log10(half + math.sqrt(half**2 + sn**2 * background))
 
 
-def position_errors_arcsec(objects: Table, truth: Table, size_pix: int) -> np.ndarray:
-    """Give distances between measured and true positions of stars in the central 80 % of each axis, S/N above 20."""
-    inner = np.all([np.abs(objects[axis] / size_pix - 0.5) < 0.5 - _EDGE_FRACTION for axis in ("x", "y")], axis=0)
-    good = objects[inner & (objects["magerr"] < 1.0857 / 20) & (objects["flags"] == 0)]
-    stars = truth[truth["re"] == 0]
-    measured = SkyCoord(good["ra"], good["dec"], unit="deg")
-    _, distance, _ = measured.match_to_catalog_sky(SkyCoord(stars["ra"], stars["dec"], unit="deg"))
-    arcsec = distance.to_value(u.arcsec)
-    return np.asarray(arcsec[arcsec < _MATCH_ARCSEC])
+def read_wcs(path: Path) -> WCS:
+    """Read the world coordinate system that photometry keeps in a file without pixels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The WCS transformation has more axes", FITSFixedWarning)
+        return WCS(fits.getheader(path))
 
 
-def compare(config: dict[str, Any], objects: Table, observation: Observation, size_pix: int) -> list[Line]:
+def wcs_error_mas(wcs: WCS, true: WCS, size_pix: int) -> float:
+    """Give the rms distance between two world coordinate systems in the central 80 % of each axis, milliarcseconds."""
+    at = np.linspace(_EDGE_FRACTION * size_pix, (1 - _EDGE_FRACTION) * size_pix, _GRID)
+    x, y = (axis.ravel() for axis in np.meshgrid(at, at))
+    measured, expected = (SkyCoord(*one.all_pix2world(x, y, 0), unit="deg") for one in (wcs, true))
+    return float(np.sqrt(np.mean(measured.separation(expected).to_value(u.mas) ** 2)))
+
+
+def compare(config: dict[str, Any], objects: Table, wcs: WCS, observation: Observation, size_pix: int) -> list[Line]:
     """Set what was measured beside what is true.
 
     Parameters
@@ -80,6 +87,8 @@ def compare(config: dict[str, Any], objects: Table, observation: Observation, si
         Of the processed task.
     objects
         Its `objects.vot`.
+    wcs
+        Its `image.wcs`.
     observation
         What was simulated.
     size_pix
@@ -90,8 +99,6 @@ def compare(config: dict[str, Any], objects: Table, observation: Observation, si
     truth = observation.truth
     faintest_mag = limit_mag(zero_point_mag, radius_pix, config.get("sn", _DETECTION_SN))
     on_image = np.all([(truth[axis] > 0) & (truth[axis] < size_pix - 1) for axis in ("x", "y")], axis=0)
-    errors_arcsec = position_errors_arcsec(objects, truth, size_pix)
-    rms_mas = 1000 * math.sqrt(float(np.mean(errors_arcsec**2)) / 2)  # per axis
     return [
         Line("zero point", f"{config['zp']:.3f} ± {config['zp_err']:.3f} mag", f"{zero_point_mag:.3f} mag"),
         Line("colour term", f"{config['color_term']:+.3f}", f"{-observation.color_term:+.3f}"),
@@ -102,8 +109,8 @@ def compare(config: dict[str, Any], objects: Table, observation: Observation, si
         ),
         Line("limit, S/N 5", f"{config['mag_limit']:.2f} mag", f"{faintest_mag:.2f} mag"),
         Line("objects", f"{len(objects)}", f"{int(np.sum(on_image & (truth['m_nat'] < faintest_mag)))} to the limit"),
-        Line("position, per axis", f"{rms_mas:.1f} mas from the truth", "0 mas"),
-        Line("position, from the catalogue", f"{1000 * config['astrom_rms']:.1f} mas", ""),
+        Line("astrometric residual, stars", f"{1000 * config['astrom_rms']:.1f} mas", ""),
+        Line("astrometric residual, WCS", f"{wcs_error_mas(wcs, observation.wcs, size_pix):.1f} mas", "0 mas"),
     ]
 
 
@@ -129,10 +136,12 @@ def run(state: StackState, size_pix: int = 2048) -> None:
             raise ApiError(
                 f"Task {task_id} ended as {task['state']}: {task.get('error')}. Logs: {folder.parent / 'logs'}"
             )
-        client.download(task_id, "objects.vot", folder / "objects.vot")
+        for name in ("objects.vot", "image.wcs"):
+            client.download(task_id, name, folder / name)
         names = [entry["name"] for entry in client.files(task_id)]
     grid = Grid("", "measured", "simulated truth")
-    for line in compare(task["config"], Table.read(folder / "objects.vot"), observation, size_pix):
+    objects, wcs = Table.read(folder / "objects.vot"), read_wcs(folder / "image.wcs")
+    for line in compare(task["config"], objects, wcs, observation, size_pix):
         grid.add_row(line.quantity, line.measured, line.truth)
     console.print(grid)
     console.print(f"{len(names)} files, among them objects.vot, photometry.log and {_plots(names)} plots:")

@@ -74,6 +74,6 @@ def test_demonstration_finds_the_truth(stack) -> None:
     assert shown.returncode == 0, shown.stdout + shown.stderr
     measured, true = re.search(r"zero point\s+│ (\S+) ± \S+ mag\s+│ (\S+) mag", shown.stdout).groups()
     assert abs(float(measured) - float(true)) < 0.01
-    (position,) = re.search(r"position, per axis\s+│ (\S+) mas", shown.stdout).groups()
-    assert float(position) < 8
+    (residual,) = re.search(r"residual, WCS\s+│ (\S+) mas", shown.stdout).groups()
+    assert float(residual) < 8
     assert len(Table.read(stack.folder / "demo" / "objects.vot")) > 2000

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from astropy.table import Table
 
-from stdweb.demo import limit_mag, position_errors_arcsec
-from stdweb.sky.observe import GAIN, READ_NOISE_E, SKY_ADU
+from stdweb.demo import limit_mag, wcs_error_mas
+from stdweb.sky.observe import GAIN, READ_NOISE_E, SKY_ADU, true_wcs
 
 
 @pytest.mark.parametrize("sn", [3.0, 5.0, 10.0])
@@ -21,16 +20,10 @@ def test_a_star_at_the_limit_has_the_signal_to_noise_ratio_in_simulated_aperture
     assert flux_adu * GAIN / electrons.std() == pytest.approx(sn, rel=0.01)
 
 
-def test_position_errors_are_of_bright_stars_inside() -> None:
-    truth = Table({"ra": [10.0, 10.1, 10.2], "dec": [0.0, 0.0, 0.0], "re": [0.0, 0.0, 0.0]})
-    objects = Table(
-        {
-            "x": [500.0, 500.0, 20.0],
-            "y": [500.0, 500.0, 500.0],
-            "ra": [10.0 + 0.05 / 3600, 10.1, 10.2],
-            "dec": [0.0, 0.3 / 3600, 0.0],
-            "magerr": [0.01, 0.3, 0.01],
-            "flags": [0, 0, 0],
-        }
-    )
-    np.testing.assert_allclose(position_errors_arcsec(objects, truth, 1000), [0.05], atol=1e-6)
+def test_a_shifted_wcs_is_off_by_the_shift() -> None:
+    true = true_wcs(1000, 1.0, 210.0, 40.0)
+    shifted = true.deepcopy()
+    shifted.wcs.crpix += [0.03, 0.04]
+    shifted.sip = true.sip
+    assert wcs_error_mas(true, true, 1000) == 0
+    assert wcs_error_mas(shifted, true, 1000) == pytest.approx(50, rel=0.05)
