@@ -185,7 +185,7 @@ class _Breaker:
         try:
             state = json.loads(self.path.read_text())
             return int(state["failures"]), float(state["until"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return 0, 0.0
 
     def pause_s(self) -> float:

@@ -1,5 +1,6 @@
 """Catalogues from a VizieR that works, misbehaves, or is away; the real astroquery and stdpipe throughout."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -74,6 +75,26 @@ def test_a_deep_answer_serves_a_shallow_question(archives, resources):
     shallow = fetch(resources, limit_mag=18.3)
     assert archives.count("vizier") == 1
     assert set(shallow["objID"]) == set(expected(archives, limit_mag=18.3)["objID"])
+
+
+def test_a_damaged_file_of_the_cache_is_fetched_again(archives, resources):
+    fetch(resources)
+    damaged = next((resources.cache_dir / "catalogs").rglob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    for _ in range(2):  # every damaged cell costs one attempt of the step
+        with contextlib.suppress(TransientError):
+            stars = fetch(resources)
+    assert set(stars["objID"]) == set(expected(archives)["objID"])
+
+
+def test_a_cache_that_cannot_be_written_is_transient(archives, resources):
+    resources.cache_dir.mkdir()
+    (resources.cache_dir / "catalogs").mkdir()
+    (resources.cache_dir / "catalogs" / "ps1").mkdir()
+    (resources.cache_dir / "catalogs" / "ps1" / "m20").write_text("in the way")
+    with pytest.raises(TransientError) as caught:
+        fetch(resources)
+    assert caught.value.code == "storage_unavailable"
 
 
 def test_nothing_there_is_an_empty_table(archives, resources):

@@ -89,13 +89,19 @@ class _CellStore:
         write_atomically(self.folders[0] / f"Norder={CELL_ORDER}-Npix={cell}.parquet", sink.getvalue())
 
     def read(self, cells: Cells) -> pa.Table:
-        try:
-            tables = [pq.ParquetFile(path).read() for cell in cells if (path := self.find(int(cell)))]
-        except (OSError, pa.ArrowInvalid) as error:
-            message = "The cache of reference data was changed while it was read; try again."
-            raise TransientError("archive_unavailable", message) from error
+        tables = [_read_cell(path) for cell in cells if (path := self.find(int(cell)))]
         filled = [table for table in tables if table.num_rows] or tables[:1]
         return pa.concat_tables(filled, promote_options="permissive")
+
+
+def _read_cell(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowInvalid) as error:
+        with contextlib.suppress(OSError):
+            path.unlink()  # so that the next attempt fetches it again
+        message = "The cache of reference data was damaged or changed while it was read; try again."
+        raise TransientError("archive_unavailable", message, reason=str(error)) from error
 
 
 @contextlib.contextmanager
