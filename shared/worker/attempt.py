@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -68,11 +68,12 @@ class WorkedAttempt:
         message: StepMessage,
         step: Step,
         attempt: Attempt,
+        *,
         broker: Broker,
         pool: Pool,
         settings: WorkerSettings,
         worker: str,
-        report: Callable[[StepStarted], Awaitable[None]],
+        report: Callable[[StepStarted], Coroutine[Any, Any, None]],
     ) -> None:
         self.message = message
         self._step = step
@@ -202,21 +203,10 @@ class WorkedAttempt:
         log.info(
             "step ended", outcome=str(label), seconds=round(outcome.seconds, 3), peak_memory=outcome.peak_memory_bytes
         )
-        name = self._step.name
-        match outcome.stop:
-            case Stop.CANCELLED | Stop.FENCED:
-                return None
-            case Stop.STOPPING:
-                return Repeat.STOPPING
-            case Stop.TIME_LIMIT:
-                minutes = self._step.time_limit_s / 60
-                text = f"The step {name} took longer than its limit of {minutes:g} minutes; try a smaller image."
-                return _Result({}, "time_limit", text)
-            case Stop.MEMORY_LIMIT:
-                size = self._settings.step_memory_bytes / 2**30
-                text = f"The step {name} needed more than its {size:.3g} GiB of memory; try a smaller image."
-                return _Result({}, "memory_limit", text)
+        if outcome.stop is not None:
+            return self._judge_stop(outcome.stop)
         if outcome.answer is None:
+            name = self._step.name
             metrics.CHILD_DEATHS.labels(name).inc()
             log.error("child died", exit_code=outcome.exit_code, deaths=deaths + 1)
             if deaths + 1 < self._settings.max_child_deaths:
@@ -224,6 +214,22 @@ class WorkedAttempt:
             text = f"The step {name} crashed {deaths + 1} times, probably for lack of memory; try a smaller image."
             return _Result({}, "crashed", text)
         return self._judge_answer(outcome.answer, tries)
+
+    def _judge_stop(self, stop: Stop) -> _Result | Repeat | None:
+        name = self._step.name
+        match stop:
+            case Stop.CANCELLED | Stop.FENCED:
+                return None
+            case Stop.STOPPING:
+                return Repeat.STOPPING
+            case Stop.TIME_LIMIT:
+                minutes = self._step.time_limit_s / 60
+                text = f"The step {name} took longer than its limit of {minutes:.3g} minutes; try a smaller image."
+                return _Result({}, "time_limit", text)
+            case Stop.MEMORY_LIMIT:
+                size = self._settings.step_memory_bytes / 2**30
+                text = f"The step {name} needed more than its {size:.3g} GiB of memory; try a smaller image."
+                return _Result({}, "memory_limit", text)
 
     def _judge_answer(self, answer: Frame, tries: int) -> _Result | Repeat:
         if answer["t"] == "done":
@@ -253,8 +259,6 @@ class WorkedAttempt:
                 seconds=outcome.seconds,
                 peak_memory_bytes=outcome.peak_memory_bytes,
             )
-            if not await asyncio.to_thread(self._attempt.held):
-                raise Fenced
             await asyncio.to_thread(self._attempt.commit, Commit(message.seq, step.rank, step.name), manifest)
         except (Fenced, FileNotFoundError):
             log.info("attempt fenced")

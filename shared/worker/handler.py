@@ -84,6 +84,8 @@ class StepHandler:
         self._slots = {name: asyncio.Semaphore(settings.slots) for name in specs}
         self._working: set[WorkedAttempt] = set()
         self._handling = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._stopping = False
 
     async def handle(self, delivery: Delivery) -> None:
@@ -97,6 +99,7 @@ class StepHandler:
             task_id=message.task_id, run_id=message.run_id, step_id=message.step_id, step=message.step
         )
         self._handling += 1
+        self._idle.clear()
         try:
             await self._handle(request)
         except BrokerUnavailable:
@@ -111,6 +114,8 @@ class StepHandler:
             await delivery.ack()
         finally:
             self._handling -= 1
+            if not self._handling:
+                self._idle.set()
 
     async def control(self, delivery: Delivery) -> None:
         """Kill what works for a run that was cancelled."""
@@ -122,13 +127,17 @@ class StepHandler:
     async def stop(self, grace_s: float) -> None:
         """Let what works end, for `grace_s` seconds; what does not goes back to its queue."""
         self._stopping = True
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while self._handling and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
-        for work in list(self._working):
-            await work.stop(Stop.STOPPING)
-        while self._handling and asyncio.get_running_loop().time() < deadline + grace_s:
-            await asyncio.sleep(0.05)
+        if not await self._finished(grace_s):
+            for work in list(self._working):
+                await work.stop(Stop.STOPPING)
+            await self._finished(grace_s)
+
+    async def _finished(self, within_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), within_s)
+        except TimeoutError:
+            return False
+        return True
 
     # ---- looking
 
@@ -184,7 +193,7 @@ class StepHandler:
 
     def _decided(self, request: _Request, decision: str) -> None:
         metrics.MESSAGES.labels(request.message.step, decision).inc()
-        log.info("step message " + decision)
+        log.info("step message", decision=decision)
 
     # ---- working
 
@@ -209,7 +218,14 @@ class StepHandler:
         self._decided(request, "worked on")
         metrics.ATTEMPTS.labels(message.step).inc()
         work = WorkedAttempt(
-            message, spec.step, attempt, self._broker, self._pool, self._settings, self._worker, self._report
+            message,
+            spec.step,
+            attempt,
+            broker=self._broker,
+            pool=self._pool,
+            settings=self._settings,
+            worker=self._worker,
+            report=self._report,
         )
         self._working.add(work)
         try:

@@ -81,7 +81,8 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
         await pool.warm.wait()
         await broker.listen(CONTROL_EXCHANGE, [""], handler.control)
         for step in steps:
-            consumers.append(await broker.consume(step.queue, handler.handle, prefetch=settings.slots))
+            consumer = await broker.consume(step.queue, handler.handle, prefetch=settings.slots)
+            consumers.append(consumer)
         log.info("service ready")
 
     handler = StepHandler(broker, pool, settings, specs, worker)

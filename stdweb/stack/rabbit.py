@@ -152,15 +152,16 @@ class RabbitNode:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the node; `prepare` comes before, `wait_ready` after."""
-        return subprocess.Popen(
-            self.command,
-            env=dict(os.environ) | self.environment,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=(self.folder / "stdout.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (self.folder / "stdout.log").open("ab") as output:
+            return subprocess.Popen(
+                self.command,
+                env=dict(os.environ) | self.environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait_ready(self, process: "subprocess.Popen[bytes]", deadline_s: float = 60) -> None:
         """Wait until the node speaks AMQP.
