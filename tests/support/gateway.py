@@ -174,7 +174,7 @@ class Client:
         return content
 
     async def new_task(self, content: bytes = b"SIMPLE", name: str = "observation.fits", **fields: str) -> int:
-        form = aiohttp.FormData()
+        form = aiohttp.FormData(quote_fields=False)
         form.add_field("file", content, filename=name, content_type="application/fits")
         for key, value in fields.items():
             form.add_field(key, value)

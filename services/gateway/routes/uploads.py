@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -135,7 +136,10 @@ async def _with_local(request: web.Request, fields: Any, upload: Path, limits: _
     if not isinstance(path, str):
         raise Invalid.field("local_file", "must be a text")
     data = request.app[SETTINGS].data_dir / "data"
-    await asyncio.to_thread(_copy, data, path, upload, limits)
+    try:
+        await asyncio.to_thread(_copy, data, path, upload, limits)
+    except OSError as error:
+        raise Unavailable(_DISK_FULL) from error
     return NewTask(fields, upload, path.rsplit("/", 1)[-1])
 
 
@@ -153,13 +157,15 @@ def _copy(data: Path, path: str, upload: Path, limits: _Limits) -> None:
             os.close(folder)
     except (BadName, OSError):
         raise Invalid.field("local_file", "there is no such file in the shared data directory") from None
-    with open(fd, "rb") as source, upload.open("xb") as target:
-        size = os.fstat(fd).st_size
-        limits.check(size)
-        limits.check_room(size)
-        try:
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Invalid.field("local_file", "is not a file")
+        limits.check(status.st_size)
+        limits.check_room(status.st_size)
+        with open(fd, "rb", closefd=False) as source, upload.open("xb") as target:
             shutil.copyfileobj(source, target, _PIECE)
             target.flush()
             os.fsync(target.fileno())
-        except IsADirectoryError:
-            raise Invalid.field("local_file", "is a folder") from None
+    finally:
+        os.close(fd)
