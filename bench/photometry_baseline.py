@@ -125,5 +125,3 @@ def _plots(
         plots.plot_detection_limit(obj, sn=5, mag_name="r", ax=figure.add_subplot(1, 1, 1))
     with saver("catalog") as figure:
         figure.add_subplot(1, 1, 1).plot(cat["RAJ2000"], cat["DEJ2000"], ".")
-
-

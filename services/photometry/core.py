@@ -300,9 +300,7 @@ def matching_radius_arcsec(params: PhotometryParams, fwhm_pix: float, pixscale_d
     return max(0.5 * fwhm_pix * pixscale_deg * 3600, 3 * rms_arcsec, _MIN_RADIUS_ARCSEC)
 
 
-def image_noise(
-    flat: Image, background: Background, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float
-) -> float:
+def image_noise(flat: Image, background: Background, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float) -> float:
     """Give the noise of an empty aperture, ADU; places on objects count only where nothing else is left."""
     for avoided in (sky_mask, mask):
         noise_adu = limits.aperture_noise(
@@ -345,7 +343,14 @@ def place_targets(targets: list[Target], wcs: WCS) -> Table:
 
 
 def measure_targets(
-    table: Table, flat: Image, rms: Image, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float, sn: float,
+    table: Table,
+    flat: Image,
+    rms: Image,
+    mask: Mask,
+    sky_mask: Mask,
+    plan: Aperture,
+    gain: float,
+    sn: float,
     model: ZeroPoint,
 ) -> None:
     """Do forced photometry of targets in place; fluxes may be negative, and are NaN outside of the image."""

@@ -227,7 +227,9 @@ def draw_limit_histogram(path: Path, table: Table, catalog_mag: Floats, limit_ma
     save(made, path)
 
 
-def draw_limit_sn(path: Path, table: Table, noise_adu: float, gain: float, zp_mag: float, limits: dict[float, float]) -> None:
+def draw_limit_sn(
+    path: Path, table: Table, noise_adu: float, gain: float, zp_mag: float, limits: dict[float, float]
+) -> None:
     """Draw signal to noise against magnitude, with the limits."""
     made, (panel,) = figure()
     mag = _column(table, "mag_calib")

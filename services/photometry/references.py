@@ -29,7 +29,9 @@ _FIELD_MARGIN: Final = 1.05
 """The header's solution is only roughly right."""
 
 
-def first_wcs(ctx: StepContext, params: PhotometryParams, header: fits.Header, objects: Table, shape: tuple[int, int]) -> tuple[WCS, bool]:
+def first_wcs(
+    ctx: StepContext, params: PhotometryParams, header: fits.Header, objects: Table, shape: tuple[int, int]
+) -> tuple[WCS, bool]:
     """Give the header's solution, or a blind one when asked for or needed, and whether it is a blind one."""
     wcs = usable_wcs(header)
     if wcs is not None and not params.blind_match_wcs:
@@ -174,5 +176,3 @@ def refine(
 def sky_positions(objects: Table, wcs: WCS) -> None:
     """Set `ra` and `dec` of objects in place."""
     objects["ra"], objects["dec"] = wcs.all_pix2world(np.asarray(objects["x"]), np.asarray(objects["y"]), 0)
-
-

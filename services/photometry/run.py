@@ -171,9 +171,7 @@ def find_objects(ctx: StepContext, params: PhotometryParams, frame: Frame) -> tu
         gain=frame.gain,
         threads=ctx.resources.threads,
     )
-    found = detection.detect(
-        frame.image, frame.mask, options, ctx.work, ctx.log, program=detection.sextractor()
-    )
+    found = detection.detect(frame.image, frame.mask, options, ctx.work, ctx.log, program=detection.sextractor())
     write_image(ctx.work / "segmentation.fits", found.segmentation)
     write_image(ctx.work / "filtered.fits", found.filtered)
     if params.inspect_bg:
@@ -265,9 +263,7 @@ def diagnose_color(
     return rows
 
 
-def write_results(
-    ctx: StepContext, params: PhotometryParams, frame: Frame, objects: Table, sky: Sky, fit: Fit
-) -> None:
+def write_results(ctx: StepContext, params: PhotometryParams, frame: Frame, objects: Table, sky: Sky, fit: Fit) -> None:
     """Write tables, the solution and the world coordinates."""
     write_parquet(objects, ctx.work / "objects.parquet")
     write_parquet(sky.catalog, ctx.work / "cat.parquet")
@@ -343,7 +339,9 @@ def computed(
         "zp_err": float(model.error(model.x0, model.y0)[0]),
         "mag_limit": limits.get(params.sn, np.nan),
         "color_term": model.color_term,
-        "astrom_rms": sky.solution.rms_arcsec if sky.solution else float(np.sqrt(np.mean(fit.pairs.distance_arcsec**2))),
+        "astrom_rms": sky.solution.rms_arcsec
+        if sky.solution
+        else float(np.sqrt(np.mean(fit.pairs.distance_arcsec**2))),
     }
     return {
         **{key: round(float(value), _DIGITS) for key, value in numbers.items() if np.isfinite(value)},

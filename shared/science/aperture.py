@@ -140,9 +140,7 @@ def _measure(
     outer: float,
     gain: float,
     sigma: float,
-) -> tuple[
-    NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]
-]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
     """Loop over positions; `sigma` > 0 weights the aperture with a Gaussian of that width."""
     height, width = image.shape
     n = xs.size

@@ -30,9 +30,7 @@ def aperture_noise(
     NaN when there is no place without masked pixels.
     """
     rows, columns = image.shape
-    x, y = np.meshgrid(
-        (np.arange(_GRID) + 0.5) / _GRID * columns - 0.5, (np.arange(_GRID) + 0.5) / _GRID * rows - 0.5
-    )
+    x, y = np.meshgrid((np.arange(_GRID) + 0.5) / _GRID * columns - 0.5, (np.arange(_GRID) + 0.5) / _GRID * rows - 0.5)
     found = measure(
         image,
         rms,

@@ -37,7 +37,9 @@ def unit_vectors(ra_deg: ArrayLike, dec_deg: ArrayLike) -> Floats:
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
-def blended(ra_deg: ArrayLike, dec_deg: ArrayLike, mag: ArrayLike, radius_deg: float, ratio: float) -> NDArray[np.bool_]:
+def blended(
+    ra_deg: ArrayLike, dec_deg: ArrayLike, mag: ArrayLike, radius_deg: float, ratio: float
+) -> NDArray[np.bool_]:
     """Tell which stars have neighbours within a radius whose summed flux exceeds `ratio` of their own."""
     points = unit_vectors(ra_deg, dec_deg)
     brightness = np.where(np.isfinite(np.asarray(mag, float)), 10 ** (-0.4 * np.asarray(mag, float)), 0.0)

@@ -270,7 +270,10 @@ def bad_image(kind: str, image: np.ndarray) -> np.ndarray:
     ],
 )
 def test_bad_images_end_with_a_sentence(bench: Bench, kind: str, text: str) -> None:
-    image, header = fits.getdata(bench.folder / "image.fits").astype(np.float32), fits.getheader(bench.folder / "image.fits")
+    image, header = (
+        fits.getdata(bench.folder / "image.fits").astype(np.float32),
+        fits.getheader(bench.folder / "image.fits"),
+    )
     for name in ("image.fits", "mask.fits"):
         (bench.folder / name).unlink()
     for key in ("BZERO", "BSCALE"):
@@ -282,7 +285,10 @@ def test_bad_images_end_with_a_sentence(bench: Bench, kind: str, text: str) -> N
 
 
 def test_image_with_many_nans_and_infinities_still_works(bench: Bench, sky: Observation) -> None:
-    image, header = fits.getdata(bench.folder / "image.fits").astype(np.float32), fits.getheader(bench.folder / "image.fits")
+    image, header = (
+        fits.getdata(bench.folder / "image.fits").astype(np.float32),
+        fits.getheader(bench.folder / "image.fits"),
+    )
     image[:, :100] = np.nan
     image[300:310] = np.inf
     image[400:405, 300:] = -np.inf

@@ -43,9 +43,11 @@ def compare(objects: Table, truth: Table) -> Stars:
         alone[row] = not (all_mag[around] < true_mag[index[i]] + ISOLATION_MAG).any()
     near = near[alone]
     mag = true_mag[index[near]]
-    anyone = np.isfinite(cKDTree(np.c_[objects["x"], objects["y"]]).query(
-        np.c_[stars["x"], stars["y"]], distance_upper_bound=MATCH_PIX
-    )[0])
+    anyone = np.isfinite(
+        cKDTree(np.c_[objects["x"], objects["y"]]).query(np.c_[stars["x"], stars["y"]], distance_upper_bound=MATCH_PIX)[
+            0
+        ]
+    )
     return Stars(
         mag,
         np.asarray(objects["mag_calib"], float)[near] - mag,
@@ -62,9 +64,7 @@ def robust_scatter(values: np.ndarray) -> float:
 
 def pooled(parts: list[Stars]) -> Stars:
     """Join the stars of several fields."""
-    return Stars(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Stars.__dataclass_fields__)
-    )
+    return Stars(*(np.concatenate([getattr(part, name) for part in parts]) for name in Stars.__dataclass_fields__))
 
 
 def table_by_mag(stars: Stars, edges: np.ndarray, least: int = 50) -> list[dict[str, float]]:

@@ -21,7 +21,9 @@ def gaussian_stars(x: np.ndarray, y: np.ndarray, flux: float, size: int) -> np.n
     return image
 
 
-def measure(image: np.ndarray, x: np.ndarray, y: np.ndarray, rms: float = 1.0, **options: object) -> aperture.Photometry:
+def measure(
+    image: np.ndarray, x: np.ndarray, y: np.ndarray, rms: float = 1.0, **options: object
+) -> aperture.Photometry:
     options = {"radius_pix": 5.0, "annulus_pix": (12.0, 18.0), "gain": 2.0} | options
     mask = options.pop("mask", np.zeros(image.shape, bool))
     return aperture.measure(image.astype(np.float32), np.full(image.shape, rms, np.float32), mask, x, y, **options)
@@ -70,8 +72,13 @@ def test_quoted_errors_are_the_scatter(optimal: float | None) -> None:
 
 def test_optimal_weights_do_better_on_faint_stars() -> None:
     found = [
-        measure(gaussian_stars(np.array([40.0]), np.array([40.0]), 50.0, 81), np.array([40.0]), np.array([40.0]), 10.0,
-                optimal_fwhm_pix=fwhm).fluxerr[0]
+        measure(
+            gaussian_stars(np.array([40.0]), np.array([40.0]), 50.0, 81),
+            np.array([40.0]),
+            np.array([40.0]),
+            10.0,
+            optimal_fwhm_pix=fwhm,
+        ).fluxerr[0]
         for fwhm in (None, FWHM_PIX)
     ]
     assert found[1] < 0.8 * found[0]

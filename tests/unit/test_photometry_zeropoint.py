@@ -61,7 +61,9 @@ def test_recovers_what_was_put_in_despite_outliers() -> None:
     fit = fit_zero_point(made_up(outliers=0.15), Terms(spatial_order=2), SHAPE, log=silent)
     model = fit.model
     assert model.evaluate(699.5, 499.5)[0] == pytest.approx(25, abs=0.003)
-    assert model.evaluate(1399, 0)[0] == pytest.approx(25 + 0.04 * 0.9993 + 0.02 * 0.7129 + 0.06 * 0.9993 * 0.7129, abs=0.006)
+    assert model.evaluate(1399, 0)[0] == pytest.approx(
+        25 + 0.04 * 0.9993 + 0.02 * 0.7129 + 0.06 * 0.9993 * 0.7129, abs=0.006
+    )
     assert model.color_term == pytest.approx(-0.07, abs=4 * model.color_term_err)
     assert model.color_term_err < 0.003
     assert model.used < 580

@@ -1,0 +1,58 @@
+"""Inspect and photometry of a whole simulated field, and of one without coordinates, against truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from shared.science.catalogs.build import add_to_mirror
+from shared.science.catalogs.mirror import COVERAGE_ORDER
+from shared.science.catalogs.sky import cone_cells
+from stdweb.sky import simulate, simulate_wide
+from tests.support.photometry import Bench
+from tests.support.photometry_truth import astrometric_rms_mas, compare, read_solution, table_by_mag
+
+SIZE = 1536
+
+
+def test_standard_field(tmp_path: Path) -> None:
+    sky = simulate(tmp_path, size=SIZE, seed=11, mirror_dir=tmp_path / "mirror", stars_per_deg2=15_000)
+    sky.image.rename(tmp_path / "image.fits")
+    bench = Bench(tmp_path, sky.mirror_dir)
+    computed = bench.run(bench.inspect())
+    assert computed["zp"] == pytest.approx(sky.aperture_zero_point_mag(computed["fwhm"]), abs=0.01)
+    assert computed["color_term"] == pytest.approx(-sky.color_term, abs=0.01)
+    assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), sky.wcs, SIZE) < 8
+    rows = table_by_mag(
+        compare(Table.read(bench.work / "objects.parquet"), sky.truth), np.array([13, 15, 17, 18, 19, 20])
+    )
+    assert len(rows) == 5
+    for row in rows:
+        assert row["stars"] >= 50
+        # 50 stars tell the scatter to 12 %
+        assert row["high"] > 19 or row["ratio"] < 1.15 * (1 + 1.2 / np.sqrt(2 * row["stars"]))
+        assert row["error"] > 0.1 * 1.0857 or abs(row["bias"]) < 0.02
+        assert row["found"] > 0.7
+
+
+def test_field_without_coordinates_is_solved_blindly(tmp_path: Path) -> None:
+    wide = simulate_wide(tmp_path)
+    wide.image.rename(tmp_path / "image.fits")
+    size = fits.getheader(tmp_path / "image.fits")["NAXIS1"]
+    stars = Table({"RAJ2000": wide.truth["ra"], "DEJ2000": wide.truth["dec"]})
+    for band in ("G", "BP", "RP"):
+        stars[f"{band}mag"], stars[f"e_{band}mag"] = wide.truth["VT"], 0.003
+    centre = wide.wcs.all_pix2world(size / 2, size / 2, 0)
+    cells, _ = cone_cells(float(centre[0]), float(centre[1]), 2.3, COVERAGE_ORDER)
+    add_to_mirror(stars, tmp_path / "mirror", "gaiaedr3", cells=cells, order=COVERAGE_ORDER)
+    bench = Bench(tmp_path, tmp_path / "mirror")
+    config = {"filter": "G", "blind_match_ps_lo": 4, "blind_match_ps_up": 6, "mask_cosmics": False, "cat_limit": 15}
+    computed = bench.run(bench.inspect(config))
+    assert "solving blindly" in bench.log
+    assert computed["cat_name"] == "gaiaedr3"
+    assert computed["pixscale"] * 3600 == pytest.approx(5, rel=0.01)
+    assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), wide.wcs, size) < 200
+    assert computed["zp"] == pytest.approx(wide.aperture_zero_point_mag(computed["fwhm"]), abs=0.05)
+    assert computed["color_term"] == 0
