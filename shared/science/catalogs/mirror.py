@@ -13,7 +13,7 @@ from typing import Final
 import astropy.units as u
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from astropy.coordinates import Latitude, Longitude
 from astropy.table import Table
 from mocpy import MOC
@@ -177,19 +177,26 @@ def _ranges(ra_deg: float, dec_deg: float, radius_deg: float) -> list[tuple[int,
 
 
 def _read(paths: list[Path], code: str, properties: Mapping[str, str], ranges: list[tuple[int, int]]) -> pa.Table:
+    """Read the row groups whose spatial index may lie in the ranges."""
     index = properties.get("hats_col_healpix", INDEX_COLUMN)
-    tables = []
+    comparable = properties.get("hats_col_healpix_order", str(INDEX_ORDER)) == str(INDEX_ORDER)
+    tables = [pa.table({name: pa.array([], pa.float64()) for name in kept_columns(code)})]
     for path in paths:
-        rows = pads.dataset(path, format="parquet")
-        names = [name for name in kept_columns(code) if name in rows.schema.names]
-        wanted = None
-        if index in rows.schema.names and properties.get("hats_col_healpix_order", str(INDEX_ORDER)) == str(
-            INDEX_ORDER
-        ):
-            for first, end in ranges:
-                part = (pads.field(index) >= first) & (pads.field(index) < end)
-                wanted = part if wanted is None else wanted | part
-        tables.append(rows.to_table(columns=names, filter=wanted, use_threads=False))
-    if not tables:
-        return pa.table({name: pa.array([], pa.float64()) for name in kept_columns(code)})
-    return pa.concat_tables(tables, promote_options="permissive")
+        file = pq.ParquetFile(path)
+        stored = file.schema_arrow.names
+        position = stored.index(index) if comparable and index in stored else None
+        groups = [
+            number
+            for number in range(file.num_row_groups)
+            if position is None or _overlaps(file.metadata.row_group(number).column(position).statistics, ranges)
+        ]
+        names = [name for name in kept_columns(code) if name in stored]
+        tables.append(file.read_row_groups(groups, columns=names, use_threads=False))
+    filled = [table for table in tables if table.num_rows] or tables[:1]
+    return pa.concat_tables(filled, promote_options="permissive")
+
+
+def _overlaps(statistics: pq.Statistics | None, ranges: list[tuple[int, int]]) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return any(first <= statistics.max and statistics.min < end for first, end in ranges)
