@@ -11,6 +11,7 @@ from typing import Final
 
 import astropy.units as u
 import numpy as np
+import pandas as pd  # noqa: F401  pyarrow imports it at its first conversion; better while a child warms up
 import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
