@@ -1,6 +1,7 @@
 """The coordinator: the only writer of runs. Every transition is a compare-and-set on the task's revision."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -23,6 +24,7 @@ from .signs import Signs
 
 MAX_STEPS: Final = 32
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
+_REMEMBERED: Final = 4096
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
 
 log = structlog.get_logger()
@@ -37,6 +39,27 @@ class Coordinator:
         self.broker = broker
         self.signs = signs
         self.shares = FairShare(tasks, max_steps_per_user)
+        self._latest: dict[int, Task] = {}
+
+    # ---- what was last written here: saves reading it again; a wrong guess costs one failed compare-and-set
+
+    async def _swap(self, old: Task, new: Task) -> Task:
+        self._latest.pop(old.id, None)
+        new = await self.tasks.swap(old, new)
+        if new.running:
+            if len(self._latest) >= _REMEMBERED:
+                del self._latest[next(iter(self._latest))]
+            self._latest[new.id] = new
+        return new
+
+    async def _with_current(self, task_id: int, run_id: str, step_id: str) -> tuple[Task, RunStep] | None:
+        """Find a task whose current step is this one; None when there is none, or it is over."""
+        task = self._latest.get(task_id)
+        step = _current(task, run_id, step_id)
+        if step is None:
+            task = await self.tasks.get(task_id)
+            step = _current(task, run_id, step_id)
+        return (task, step) if task is not None and step is not None else None
 
     # ---- starting
 
@@ -66,7 +89,7 @@ class Coordinator:
         async with self.shares.admission(user.name, steps[0]) as admit:
             try:
                 new = runs.start(task, steps, asked=asked, user=user.name, at=now(), admit=admit)
-                started = await self.tasks.swap(task, new)
+                started = await self._swap(task, new)
             except Changed:
                 raise Conflict("The task has just been changed or started by another request.") from None
             self._note_wait(started)
@@ -95,7 +118,7 @@ class Coordinator:
     async def _roll_back(self, before: Task, started: Task) -> None:
         try:
             # the numbers stay used: the broker may have taken the message after all
-            await self.tasks.swap(started, replace(before, rev=started.rev, seq=started.seq))
+            await self._swap(started, replace(before, rev=started.rev, seq=started.seq))
             await asyncio.to_thread(self.root.task(before.id).write_marker, None)
         except (Changed, NotFound):
             log.warning("roll back found the task changed", task=before.id)
@@ -158,24 +181,24 @@ class Coordinator:
 
     async def done(self, report: StepDone) -> None:
         """Take in the results of a step, and go on to the next."""
-        task = await self.tasks.get(report.task_id)
-        step = _current(task, report.run_id, report.step_id)
-        if task is None or step is None:
+        found = await self._with_current(report.task_id, report.run_id, report.step_id)
+        if found is None:
             return
+        task, step = found
         if report.attempt != step.attempt:
             # of several attempts only one has committed, and the folder knows which
             manifest = await self.committed(task, step)
             if manifest is not None:
                 await self.take_in(task.id, report.run_id, step, manifest)
             return
-        await self._succeed(task.id, report.run_id, report.step_id, report.computed, task)
+        await self._succeed(task.id, report.run_id, report.step_id, report.computed)
 
     async def failed(self, report: StepFailed) -> None:
         """End a run whose step cannot succeed."""
-        task = await self.tasks.get(report.task_id)
-        step = _current(task, report.run_id, report.step_id)
-        if task is None or step is None:
+        found = await self._with_current(report.task_id, report.run_id, report.step_id)
+        if found is None:
             return
+        task, step = found
         manifest = await self.committed(task, step)
         if manifest is not None:
             await self.take_in(task.id, report.run_id, step, manifest)
@@ -206,15 +229,13 @@ class Coordinator:
         else:
             await self.fail(task_id, run_id, step.id, manifest.attempt, manifest.error, committed=True)
 
-    async def _succeed(
-        self, task_id: int, run_id: str, step_id: str, computed: dict[str, Any], seen: Task | None = None
-    ) -> None:
+    async def _succeed(self, task_id: int, run_id: str, step_id: str, computed: dict[str, Any]) -> None:
         for _ in range(_TRIES):
-            task = seen or await self.tasks.get(task_id)
-            seen = None
-            step = _current(task, run_id, step_id)
-            if task is None or task.run is None or step is None:
+            found = await self._with_current(task_id, run_id, step_id)
+            if found is None or found[0].run is None:
                 return
+            task, step = found
+            began = time.monotonic()
             place = task.run.position(step)
             after = task.run.steps[place].name if place < len(task.run.steps) else None
             try:
@@ -222,24 +243,25 @@ class Coordinator:
                     new = runs.succeed(task, step_id, computed, now(), admit)
                     if new is None:
                         return
-                    new = await self.tasks.swap(task, new)
+                    new = await self._swap(task, new)
                     self._note_wait(new)
             except Changed:
                 continue
             self.signs.forget(step_id)
             await self.go_on(new)
-            await self.release(task.run.user, step.name)
+            await self.release(task.run.user, step.name, began)
             return
 
     async def fail(self, task_id: int, run_id: str, step_id: str, attempt: int, error: str, *, committed: bool) -> None:
         """End a run as failed, with the reason."""
+        began = time.monotonic()
         new = await self._change(
             task_id, run_id, lambda task: runs.fail(task, step_id, attempt, error, now(), committed=committed)
         )
         if new is not None and new.run is not None:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
-            await self.release(new.run.user, name)
+            await self.release(new.run.user, name, began)
 
     async def go_on(self, task: Task) -> None:
         """Publish the current step; if the broker is away the reconciler does it later."""
@@ -248,25 +270,38 @@ class Coordinator:
         except BrokerUnavailable:
             log.warning("step not published", task=task.id)
 
-    async def release(self, user: str, step: str) -> None:
-        """Release steps of a user that wait for a place in a queue, as far as places are free."""
+    async def release(self, user: str, step: str, since: float | None = None) -> None:
+        """Release steps of a user that wait for a place in a queue, as far as places are free.
+
+        Parameters
+        ----------
+        since
+            When the end of a step that gave its place back began to be written, on the monotonic clock, seconds.
+        """
+        if since is not None:
+            self.shares.freed(user, step, since)
         while True:
             async with self.shares.lock(user, step):
                 task_id = await self.shares.next(user, step)
                 if task_id is None:
                     return
-                task = await self.tasks.get(task_id)
-                current = task.run.current if task and task.run else None
-                if task is None or current is None or current.name != step:
-                    continue
-                new = runs.release(task, current.id)
+                new = await self._let_go(task_id, step)
                 if new is None:
                     continue
-                try:
-                    new = await self.tasks.swap(task, new)
-                except Changed:
-                    continue
             await self.go_on(new)
+
+    async def _let_go(self, task_id: int, step: str) -> Task | None:
+        for remembered in (True, False):
+            task = self._latest.get(task_id) if remembered else await self.tasks.get(task_id)
+            current = task.run.current if task and task.run else None
+            new = runs.release(task, current.id) if task and current and current.name == step else None
+            if task is None or new is None:
+                continue
+            try:
+                return await self._swap(task, new)
+            except Changed:
+                continue
+        return None
 
     async def _change(self, task_id: int, run_id: str, change: Callable[[Task], Task | None]) -> Task | None:
         for _ in range(_TRIES):
@@ -277,7 +312,7 @@ class Coordinator:
             if new is None:
                 return None
             try:
-                return await self.tasks.swap(task, new)
+                return await self._swap(task, new)
             except Changed:
                 continue
         log.error("task changes too often", task=task_id)
@@ -338,7 +373,7 @@ class Coordinator:
         else:
             revoked = 0
         try:
-            await self.tasks.swap(task, new)
+            await self._swap(task, new)
         except Changed:
             seen = await self.tasks.get(task.id)
             if seen is None or seen.run is None or seen.run.id != run.id:

@@ -1,18 +1,42 @@
 """Fair share: at most so many steps of one user are released to one queue; the rest waits in the store."""
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
 
 from ..storage import Tasks
 from .runs import Admit
+
+_TRUSTED_S: Final = 0.25  # how long a count is believed; counting anew for every step would cost more than the step
+
+
+@dataclass
+class _Lane:
+    """Places of one user in the queue of one step, as last counted, and who waits for one.
+
+    Parameters
+    ----------
+    counted
+        When the count began, on the monotonic clock, seconds.
+    free
+        Places left of that count.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    counted: float = float("-inf")
+    free: int = 0
+    waiting: deque[int] = field(default_factory=deque)
 
 
 class FairShare:
     """Decides which steps are released.
 
-    Counting and releasing is serial within a gateway; several gateways together may exceed the limit by one each.
+    Exact within a gateway. Several gateways may together exceed the limit by what they release within a quarter of a
+    second.
 
     Parameters
     ----------
@@ -23,45 +47,59 @@ class FairShare:
     def __init__(self, tasks: Tasks, limit: int) -> None:
         self._tasks = tasks
         self._limit = limit
-        self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._waiting: dict[tuple[str, str], deque[int]] = {}
+        self._lanes: defaultdict[tuple[str, str], _Lane] = defaultdict(_Lane)
 
     @asynccontextmanager
     async def admission(self, user: str, step: str | None) -> AsyncIterator[Admit]:
-        """Hold the place of a user in the queue of a step, while the caller writes what came of it."""
+        """Hold a place of a user in the queue of a step, while the caller writes what came of it."""
         async with AsyncExitStack() as stack:
-            free = False
+            admitted = False
             if step is not None:
-                await stack.enter_async_context(self._locks[user, step])
-                first = not self._waiting.get((user, step))
-                free = first and await self._tasks.released(user, step) < self._limit
-            yield lambda name: name == step and free
+                lane = self._lanes[user, step]
+                await stack.enter_async_context(lane.lock)
+                # who came first goes first
+                admitted = not lane.waiting and await self._take(lane, user, step)
+            yield lambda name: name == step and admitted
+
+    async def _take(self, lane: _Lane, user: str, step: str) -> bool:
+        if lane.free <= 0 or time.monotonic() - lane.counted > _TRUSTED_S:
+            lane.counted = time.monotonic()
+            lane.free = self._limit - await self._tasks.released(user, step)
+        if lane.free <= 0:
+            return False
+        lane.free -= 1  # given back only by counting: what was written in the end is not known here
+        return True
+
+    def freed(self, user: str, step: str, since: float) -> None:
+        """Note that a step has ended; `since` is when its end began to be written, on the monotonic clock, seconds."""
+        lane = self._lanes[user, step]
+        if lane.counted < since:  # else the count may have missed it already
+            lane.free += 1
 
     def held(self, user: str, step: str, task_id: int) -> None:
         """Note that a step waits."""
-        self._waiting.setdefault((user, step), deque()).append(task_id)
+        self._lanes[user, step].waiting.append(task_id)
 
     async def next(self, user: str, step: str) -> int | None:
-        """Name the task that has waited longest for a place, if one is free now.
-
-        Whoever calls it releases that task or calls again.
-        """
-        key = (user, step)
-        if not self._waiting.get(key):
+        """Name the task that has waited longest for a place, if one is free now; call it under `lock`."""
+        lane = self._lanes[user, step]
+        if not lane.waiting or not await self._take(lane, user, step):
             return None
-        if await self._tasks.released(user, step) >= self._limit:
-            return None
-        queue = self._waiting.get(key)
-        return queue.popleft() if queue else None
+        return lane.waiting.popleft() if lane.waiting else None
 
     def lock(self, user: str, step: str) -> asyncio.Lock:
         """Give the lock under which places of a user in a queue are counted and taken."""
-        return self._locks[user, step]
+        return self._lanes[user, step].lock
 
     async def refill(self) -> list[tuple[str, str]]:
         """Read from the store who waits; other gateways hold steps back too. Lists users and steps that wait."""
         found: dict[tuple[str, str], deque[int]] = {}
         for user, step, task_id, _ in await self._tasks.waiting():
             found.setdefault((user, step), deque()).append(task_id)
-        self._waiting = found
+        for key, lane in list(self._lanes.items()):
+            lane.waiting = found.get(key, deque())
+            if not lane.waiting and not lane.lock.locked() and time.monotonic() - lane.counted > 60:  # noqa: PLR2004
+                del self._lanes[key]  # a user who has gone home
+        for key, waiting in found.items():
+            self._lanes[key].waiting = waiting
         return list(found)
