@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -48,10 +49,15 @@ class Attempt:
     owner: str
     work: Path
     lease_fd: int
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _closed: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     def beat(self, count: int) -> None:
         """Show that the attempt is alive. Written through the descriptor: after a fence it changes nothing."""
-        os.pwrite(self.lease_fd, f"{self.owner} {count:012d}".encode(), 0)
+        with self._lock:
+            # a closed descriptor's number may be another file's by now
+            if not self._closed.is_set():
+                os.pwrite(self.lease_fd, f"{self.owner} {count:012d}".encode(), 0)
 
     def held(self) -> bool:
         """Tell whether no fence has taken the folder."""
@@ -70,8 +76,11 @@ class Attempt:
         self.close()
 
     def close(self) -> None:
-        """Let go of the attempt and delete what is left of it."""
-        with contextlib.suppress(OSError):
+        """Let go of the attempt and delete what is left of it; once is enough, twice does nothing."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._closed.set()
             os.close(self.lease_fd)
         parent = self.work.parent
         if (parent / _LEASE).exists() and _owner_of(parent) == self.owner:

@@ -241,27 +241,31 @@ class WorkedAttempt:
         return _Result({}, answer["code"], answer["error"])
 
     async def _commit(self, result: _Result, outcome: Outcome) -> StepDone | StepFailed | None:
-        done = not result.code
-        message, step = self.message, self._step
         try:
-            files = await asyncio.to_thread(keep_only, self._attempt.work, names_to_keep(step, done=done))
-            manifest = Manifest(
-                run_id=message.run_id,
-                step_id=message.step_id,
-                step=message.step,
-                attempt=message.attempt,
-                owner=self._attempt.owner,
-                outcome="done" if done else "failed",
-                code=result.code,
-                error=result.error,
-                computed=result.computed,
-                files=files,
-                seconds=outcome.seconds,
-                peak_memory_bytes=outcome.peak_memory_bytes,
-            )
-            await asyncio.to_thread(self._attempt.commit, Commit(message.seq, step.rank, step.name), manifest)
+            manifest = await asyncio.to_thread(self._publish, result, outcome)
         except (Fenced, FileNotFoundError):
             log.info("attempt fenced")
             return None
         await self._tell(always=False)
-        return report_of(manifest, message, self._worker)
+        return report_of(manifest, self.message, self._worker)
+
+    def _publish(self, result: _Result, outcome: Outcome) -> Manifest:
+        done = not result.code
+        message, step = self.message, self._step
+        files = keep_only(self._attempt.work, names_to_keep(step, done=done))
+        manifest = Manifest(
+            run_id=message.run_id,
+            step_id=message.step_id,
+            step=message.step,
+            attempt=message.attempt,
+            owner=self._attempt.owner,
+            outcome="done" if done else "failed",
+            code=result.code,
+            error=result.error,
+            computed=result.computed,
+            files=files,
+            seconds=outcome.seconds,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+        )
+        self._attempt.commit(Commit(message.seq, step.rank, step.name), manifest)
+        return manifest

@@ -125,11 +125,11 @@ class Execution:
 
     async def _guard_memory(self) -> None:
         while True:
+            await asyncio.sleep(_POLL_S)
             used = await asyncio.to_thread(self._memory)
             self._peak = max(self._peak, used)
             if used > self._memory_limit_bytes:
                 await self.stop(Stop.MEMORY_LIMIT)
-            await asyncio.sleep(_POLL_S)
 
     def _memory(self) -> int:
         with contextlib.suppress(OSError):

@@ -168,16 +168,15 @@ class StepHandler:
             await self._work(request)
 
     async def _needs_no_work(self, request: _Request) -> bool:
-        message, task = request.message, request.task
-        past = await asyncio.to_thread(past_report, task, message, request.spec.step, self._worker)
+        message = request.message
+        past, marker, lease = await asyncio.to_thread(self._look, request)
         if past is not None:
             self._decided(request, "reported again")
             await self._report(past)
             return True
-        if await asyncio.to_thread(task.read_marker) != message.run_id:
+        if marker != message.run_id:
             self._decided(request, "dropped")
             return True
-        lease = await asyncio.to_thread(look, task, request.key)
         if lease is None:
             return False
         unchanged_ms = 0
@@ -191,6 +190,11 @@ class StepHandler:
         await self._again(request, delay_route(message.step, self._delays_s[0]), seen)
         return True
 
+    def _look(self, request: _Request) -> tuple[StepDone | StepFailed | None, str | None, str | None]:
+        """Read, in one visit to the volume: what was committed, which run may work, and whose lease there is."""
+        past = past_report(request.task, request.message, request.spec.step, self._worker)
+        return past, request.task.read_marker(), look(request.task, request.key)
+
     def _decided(self, request: _Request, decision: str) -> None:
         metrics.MESSAGES.labels(request.message.step, decision).inc()
         log.info("step message", decision=decision)
@@ -198,17 +202,11 @@ class StepHandler:
     # ---- working
 
     async def _work(self, request: _Request) -> None:
-        message, task = request.message, request.task
-        try:
-            attempt = await asyncio.to_thread(claim, task, request.key)
-        except NotFound:
+        attempt = await asyncio.to_thread(_claim, request)
+        if attempt is None:
             self._decided(request, "dropped")
             return
         try:
-            # a cancel that wrote the marker before our claim has fenced nothing of ours
-            if await asyncio.to_thread(task.read_marker) != message.run_id:
-                self._decided(request, "dropped")
-                return
             await self._run(request, attempt)
         finally:
             await asyncio.to_thread(attempt.close)
@@ -273,3 +271,16 @@ class StepHandler:
                 await asyncio.sleep(_REPUBLISH_S)
             else:
                 return
+
+
+def _claim(request: _Request) -> Attempt | None:
+    """Take the attempt; None when the task or the run is gone."""
+    try:
+        attempt = claim(request.task, request.key)
+    except NotFound:
+        return None
+    # a cancel that wrote the marker before our claim has fenced nothing of ours
+    if request.task.read_marker() == request.message.run_id:
+        return attempt
+    attempt.close()
+    return None

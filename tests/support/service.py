@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
@@ -71,7 +71,7 @@ class Bench:
         self.seq = 0
         self.broker: Broker
 
-    async def __aenter__(self) -> "Bench":
+    async def __aenter__(self) -> Self:
         steps = [spec.step for spec in SPECS]
         self.broker = connect(self.url, "bench", settle_s=5, what=topology((0.3, 0.9), steps))
         await self.broker.consume(REPORTS_QUEUE, self._take, prefetch=100)
