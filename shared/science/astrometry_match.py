@@ -35,6 +35,8 @@ _TURNED: Final = tuple(
 """The other seven ways to turn and mirror a frame by right angles, which headers get wrong."""
 _VOTE_SIGNIFICANCE: Final = 8.0
 _VOTE_MIN: Final = 5
+_VOTE_PAIRS: Final = 25_000
+_VOTE_FEWEST: Final = 40
 
 _STAGES: Final = ((1, 12.0), (1, 6.0), (2, 5.0), (3, 4.0), (9, 3.0), (9, 2.0))
 """Order of the polynomial (at most the one asked for) and tolerance in pixels of each round."""
@@ -207,14 +209,15 @@ def _votes(field: Field, start: Floats, pixel_deg: float, axes: Floats) -> Itera
     shift, significance = _peak(positions, stars, reach_pix)
     if significance >= _VOTE_SIGNIFICANCE:
         yield start + shift * pixel_deg
-    half = positions[: _BRIGHT_OBJECTS // 2]
+    # hundreds of votes: fewer pairs in each
+    few = positions[: int(np.clip(_VOTE_PAIRS / len(stars), _VOTE_FEWEST, _BRIGHT_OBJECTS // 2))]
     for mirrors, angles_deg, scales in ((_UPRIGHT, _ROTATIONS_DEG, _SCALES), (_TURNED, _FEW_ROTATIONS_DEG, _FEW_SCALES)):
         best: tuple[float, Floats, Floats] = (0.0, np.zeros(2), np.eye(2))
         for mirror, angle, scale in product(mirrors, np.deg2rad(angles_deg), scales):
             rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
             # mirrors are along the axes of the detector, whose directions on the sky are the rows of `axes`
             turn = scale * np.linalg.solve(axes, mirror @ axes) @ rotation
-            shift, significance = _peak(half @ turn, stars, reach_pix)
+            shift, significance = _peak(few @ turn, stars, reach_pix)
             if significance > best[0]:
                 best = significance, shift, turn
         if best[0] >= _VOTE_SIGNIFICANCE:
@@ -328,7 +331,7 @@ def _weights(
 def _is_real(field: Field, tree: cKDTree, positions: Floats, tolerance_deg: float, pixel_deg: float) -> bool:
     """Tell whether more objects lie on stars, and closer, than chance would have it."""
     # in a crowded catalogue each object has a star within two pixels: a fine tolerance tells more
-    tolerance_deg = min(tolerance_deg, _TOLERANCE_BOUNDS_PIX[1] * pixel_deg)
+    tolerance_deg = float(np.clip(tolerance_deg, *(bound * pixel_deg for bound in _TOLERANCE_BOUNDS_PIX)))
     bright = positions[np.isfinite(positions).all(axis=1)][: 5 * _BRIGHT_OBJECTS]
     distance, _ = tree.query(bright, distance_upper_bound=tolerance_deg)
     there = np.isfinite(distance)
