@@ -220,7 +220,7 @@ def _ask_sesame(http: requests.Session, name: str) -> tuple[float, float] | None
     failure: requests.RequestException | None = None
     for url in SESAME_URLS:
         try:
-            answer = http.get(f"{url}/-oI/SNV?{urllib.parse.quote(name)}")
+            answer = http.get(f"{url}/SNV?{urllib.parse.quote(name)}")
             answer.raise_for_status()
         except requests.RequestException as error:
             failure = error

@@ -110,7 +110,14 @@ def simulate(
         Value of OBJECT; None leaves the header without it, so that no name is looked up.
     stars_per_deg2
         Stars to r = 20; None for about 4,000 on the standard field.
+
+    Raises
+    ------
+    ValueError
+        For another filter.
     """
+    if filter not in _COLOR_OF_BAND:
+        raise ValueError(f"unknown filter {filter}; allowed: {', '.join(_COLOR_OF_BAND)}")
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 20263])
     wcs = true_wcs(size, pixel_scale_arcsec, ra_deg, dec_deg)
@@ -170,9 +177,6 @@ def true_wcs(
 
 
 def _seen(sky: Table, wcs: WCS, size: int, band: str) -> Table:
-    if band not in _COLOR_OF_BAND:
-        message = f"unknown filter {band}; allowed: {', '.join(_COLOR_OF_BAND)}"
-        raise ValueError(message)
     rough = wcs.wcs_world2pix(sky["ra"], sky["dec"], 0)
     near = np.all([(values > -2 * EDGE_PIX) & (values < size + 2 * EDGE_PIX) for values in rough], axis=0)
     truth = sky[near]

@@ -16,7 +16,7 @@ from tests.support.archives import Behaviour
 pytest_plugins = ["tests.support.archives.fixtures"]
 
 QUICK = Archive("quick", "The quick archive", deadline_s=1.0, attempts=1)
-URL = "https://cds.unistra.fr/cgi-bin/nph-sesame/-oI/SNV?m31"
+URL = "https://cds.unistra.fr/cgi-bin/nph-sesame/SNV?m31"
 
 
 def say_nothing(*_):
