@@ -232,14 +232,17 @@ class Coordinator:
     async def _succeed(self, task_id: int, run_id: str, step_id: str, computed: dict[str, Any]) -> None:
         for _ in range(_TRIES):
             found = await self._with_current(task_id, run_id, step_id)
-            if found is None or found[0].run is None:
+            if found is None:
                 return
             task, step = found
+            run = task.run
+            if run is None:
+                return
             began = time.monotonic()
-            place = task.run.position(step)
-            after = task.run.steps[place].name if place < len(task.run.steps) else None
+            place = run.position(step)
+            after = run.steps[place].name if place < len(run.steps) else None
             try:
-                async with self.shares.admission(task.run.user, after) as admit:
+                async with self.shares.admission(run.user, after) as admit:
                     new = runs.succeed(task, step_id, computed, now(), admit)
                     if new is None:
                         return
@@ -249,7 +252,7 @@ class Coordinator:
                 continue
             self.signs.forget(step_id)
             await self.go_on(new)
-            await self.release(task.run.user, step.name, began)
+            await self.release(run.user, step.name, began)
             return
 
     async def fail(self, task_id: int, run_id: str, step_id: str, attempt: int, error: str, *, committed: bool) -> None:

@@ -12,6 +12,7 @@ from ..storage import Tasks
 from . import access
 from .coordinator import Coordinator
 from .errors import Missing
+from .runs import task_of
 from .signs import Signs
 
 _CELERY: Final[Mapping[StepStatus, str]] = {
@@ -94,7 +95,8 @@ class QueueService:
             When there is none.
         """
         run_id, _, number = some_id.partition("-")
-        found = await self._tasks.find_run(run_id) if run_id.isalnum() and run_id.isascii() else None
+        task_id = task_of(run_id)
+        found = await self._tasks.find_run(task_id, run_id) if task_id else None
         if found is not None:
             task, run = found
             if not number:

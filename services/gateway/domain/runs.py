@@ -4,11 +4,12 @@ All of them are idempotent, and refuse what does not fit (run, step, attempt, st
 duplicating a message changes nothing. The caller writes the result by compare-and-set on `Task.rev`.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from shared.contracts import states
 from shared.contracts.states import StepStatus
@@ -19,12 +20,13 @@ from ..model import Run, RunStep, Task
 Admit = Callable[[str], bool]
 """Whether fair share releases a step of this name now."""
 
-_RELEASED = {StepStatus.READY, StepStatus.STARTED}
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}([0-9a-f]{1,13})")
+_RELEASED: Final = {StepStatus.READY, StepStatus.STARTED}
 
 
 def start(task: Task, names: Sequence[str], *, asked: dict[str, Any], user: str, at: datetime, admit: Admit) -> Task:
     """Begin a run of the named steps. The caller has checked that none is active."""
-    run_id = uuid.uuid4().hex
+    run_id = new_id(task.id)
     steps = tuple(
         RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index) for index, name in enumerate(names, start=1)
     )
@@ -39,6 +41,17 @@ def start(task: Task, names: Sequence[str], *, asked: dict[str, Any], user: str,
         completed=None,
         modified=at,
     )
+
+
+def new_id(task_id: int) -> str:
+    """Name a new run; the name tells its task, so that it needs no index."""
+    return f"{uuid.uuid4().hex}{task_id:x}"
+
+
+def task_of(run_id: str) -> int | None:
+    """Read from the name of a run whose it is; None when no run has such a name."""
+    match = _RUN_ID.fullmatch(run_id)
+    return int(match[1], 16) if match else None
 
 
 def _turn(run: Run, admit: Admit) -> Run:

@@ -4,7 +4,7 @@ Configs are kept as JSON text: they hold keys, numbers and texts that BSON does 
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from shared.contracts.states import StepStatus
 
@@ -62,9 +62,6 @@ def dumps(value: object) -> str:
 
 def task_fields(task: Task) -> Doc:
     """Write all that the coordinator may change, and what is derived from it for queries; None means absent."""
-    step = task.run.current if task.run else None
-    key = f"{task.run.user}|{step.name}" if task.run and step else None
-    waiting = step is not None and step.status is StepStatus.WAITING
     pending = task.pending
     return {
         "original_name": task.original_name,
@@ -85,10 +82,28 @@ def task_fields(task: Task) -> Doc:
         }
         if pending
         else None,
-        "active": True if task.running else None,
-        "slot": None if waiting else key,
-        "wait": key if waiting else None,
+        "work": _work(task),
     }
+
+
+def released(user: str, step: str) -> str:
+    """Mark a task of which a step is in its queue, or worked on."""
+    return f"r|{user}|{step}"
+
+
+WAITING: Final = "w|"
+PENDING: Final = "p"
+ACTIVE: Final = {"$gte": "r|", "$lt": "x"}
+"""Selects tasks with a run that has not ended by their mark."""
+
+
+def _work(task: Task) -> str | None:
+    """Mark a task with what is to be done, for one index to serve all questions; None when there is nothing."""
+    step = task.run.current if task.run else None
+    if task.run and step:
+        mark = released(task.run.user, step.name)
+        return mark if step.status is not StepStatus.WAITING else WAITING + mark[2:]
+    return PENDING if task.pending else None
 
 
 def search_text(task: Task) -> str:

@@ -25,12 +25,7 @@ _INTERRUPTED: Final = frozenset({91, 189, 11600, 11602})  # shutting down, stepp
 _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any]], ...]]] = {
     "tasks": (
         ((("user", 1), ("_id", 1)), {}),
-        ((("groups", 1),), {}),
-        ((("active", 1),), {"sparse": True}),
-        ((("slot", 1),), {"sparse": True}),
-        ((("wait", 1),), {"sparse": True}),
-        ((("run.id", 1),), {"sparse": True}),
-        ((("pending.seq", 1),), {"sparse": True}),
+        ((("work", 1),), {"sparse": True}),  # few on purpose: each one adds a third to the cost of a write
     ),
     "runs": (((("task_id", 1),), {}),),
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),

@@ -9,7 +9,17 @@ from typing import Any, Final
 from pymongo.errors import DuplicateKeyError
 
 from ..model import Run, Task
-from .codec import run_from_doc, run_to_doc, search_text, task_fields, task_from_doc
+from .codec import (
+    ACTIVE,
+    PENDING,
+    WAITING,
+    released,
+    run_from_doc,
+    run_to_doc,
+    search_text,
+    task_fields,
+    task_from_doc,
+)
 from .store import Store, answering
 
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
@@ -147,26 +157,26 @@ class Tasks:
     async def active(self) -> list[Task]:
         """List the tasks with a run that has not ended; without their configs."""
         async with answering():
-            cursor = self._tasks.find({"active": True}, dict.fromkeys(_ACTIVE, 1))
+            cursor = self._tasks.find({"work": ACTIVE}, dict.fromkeys(_ACTIVE, 1))
             return [task_from_doc(doc) for doc in await cursor.to_list(None)]
 
     async def released(self, user: str, step: str) -> int:
         """Count the steps of a user that are in a queue or being worked on."""
         async with answering():
-            return len(await self._tasks.find({"slot": f"{user}|{step}"}, {"_id": 1}).to_list(None))
+            return len(await self._tasks.find({"work": released(user, step)}, {"_id": 1}).to_list(None))
 
     async def waiting(self) -> list[tuple[str, str, int, datetime]]:
         """List the steps that fair share holds back: user, step, task, and when the run began; the oldest first."""
         async with answering():
-            cursor = self._tasks.find({"wait": {"$gt": ""}}, {"wait": 1, "run.at": 1})
+            cursor = self._tasks.find({"work": {"$gte": WAITING, "$lt": "x"}}, {"work": 1, "run.at": 1})
             docs = await cursor.to_list(None)
-        found = [(*doc["wait"].rsplit("|", 1), doc["_id"], doc["run"]["at"]) for doc in docs]
+        found = [(*doc["work"][2:].rsplit("|", 1), doc["_id"], doc["run"]["at"]) for doc in docs]
         return sorted(found, key=lambda item: (item[3], item[2]))
 
     async def pending(self) -> list[Task]:
         """List the tasks with an image change that has begun."""
         async with answering():
-            docs = await self._tasks.find({"pending.seq": {"$gt": 0}}).to_list(None)
+            docs = await self._tasks.find({"work": PENDING}).to_list(None)
         return [task_from_doc(doc) for doc in docs]
 
     async def keep_run(self, task_id: int, run: Run) -> None:
@@ -177,13 +187,11 @@ class Tasks:
             except DuplicateKeyError:
                 return
 
-    async def find_run(self, run_id: str) -> tuple[Task, Run] | None:
-        """Find a run, the last one of a task or one of the history, and its task."""
+    async def find_run(self, task_id: int, run_id: str) -> tuple[Task, Run] | None:
+        """Find a run of a task, its last one or one of its history."""
         async with answering():
-            doc = await self._tasks.find_one({"run.id": run_id})
-            if doc is not None:
-                task = task_from_doc(doc)
-                return (task, task.run) if task.run else None
-            kept = await self._runs.find_one({"_id": run_id})
-            doc = await self._tasks.find_one({"_id": kept["task_id"]}) if kept else None
-        return (task_from_doc(doc), run_from_doc(kept)) if kept and doc else None
+            task = await self.get(task_id)
+            if task is None or (task.run and task.run.id == run_id):
+                return (task, task.run) if task and task.run else None
+            kept = await self._runs.find_one({"_id": run_id, "task_id": task_id})
+        return (task, run_from_doc(kept)) if kept else None
