@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from pydantic import ValidationError
 
@@ -21,18 +21,28 @@ from . import wire
 from .procfs import kill_descendants
 from .step import Resources, StepContext, StepSpec
 
+MAX_JOBS: Final = 100
+CHEAP_S: Final = 0.5
+CHEAP_BYTES: Final = 32 * 2**20
+"""A child that did its job faster, with less memory, may do another one: a fork costs more than the cheapest steps."""
+
 
 def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec]) -> NoReturn:
-    """Wait for a job, do it, end. Called in a fresh fork; the worker's closing of `sock` ends it when idle."""
+    """Wait for a job and do it, end or wait again. Called in a fresh fork; that `sock` is closed ends it when idle."""
     code = 1
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o022)
-        _title(f"stdweb {service}: idle")
-        job = wire.receive(sock)
-        _title(f"stdweb {service}: {job['step']} of task {job['task_id']}")
-        _Job(sock, job, specs[job["step"]]).do()
+        idle_bytes = _peak_memory_bytes()
+        for number in range(MAX_JOBS):
+            _title(f"stdweb {service}: idle")
+            job = wire.receive(sock)
+            _title(f"stdweb {service}: {job['step']} of task {job['task_id']}")
+            last = number == MAX_JOBS - 1
+            if not _Job(sock, job, specs[job["step"]]).do(0 if last else idle_bytes + CHEAP_BYTES):
+                break
+            os.chdir("/")
         code = 0
     except wire.WireClosed:
         code = 0
@@ -76,8 +86,19 @@ class _Job:
         self._began = time.monotonic()
         self._log: TextIO | None = None
 
-    def do(self) -> None:
-        """Do the work and tell how it ended, after everything that it started has gone."""
+    def do(self, cheap_bytes: int) -> bool:
+        """Do the work and tell how it ended, after everything that it started has gone.
+
+        Parameters
+        ----------
+        cheap_bytes
+            Peak memory from which on the process is not used again.
+
+        Returns
+        -------
+        bool
+            Whether the process waits for another job.
+        """
         work = Path(self._job["work"])
         os.chdir(work)
         with contextlib.ExitStack() as stack:
@@ -86,7 +107,11 @@ class _Job:
             self._send({"t": "running"})
             answer = self._answer(work)
         kill_descendants(set())
-        self._send({**answer, "peak_memory_bytes": _peak_memory_bytes()})
+        peak = _peak_memory_bytes()
+        quick = time.monotonic() - self._began < CHEAP_S
+        again = quick and peak < cheap_bytes and threading.active_count() == 1 and not answer.get("internal")
+        self._send({**answer, "peak_memory_bytes": peak, "again": again})
+        return again
 
     def _answer(self, work: Path) -> wire.Frame:
         try:

@@ -115,7 +115,7 @@ class Execution:
         if answer is None:
             code = await self._child.end()
         else:
-            self._child.release()
+            self._child.release(again=answer["again"] and self._stop is None)
             self._peak = max(self._peak, answer["peak_memory_bytes"])
         return Outcome(answer if self._stop is None else None, self._stop, code, time.monotonic() - began, self._peak)
 

@@ -80,9 +80,10 @@ class Child:
         """Kill it with everything that it started."""
         await asyncio.to_thread(kill_tree, self.pid)
 
-    def release(self) -> None:
-        """Let it end by itself, after its answer."""
-        self._pool.in_background(self.end())
+    def release(self, *, again: bool) -> None:
+        """Let it wait for another job, or end by itself, after its answer."""
+        self._pool.guard(self.pid, working=False)
+        self._pool.take_back(self, again=again)
 
     async def end(self) -> int | None:
         """Let go of it. Returns its exit code, negative for a signal, or None when the fork server did not say."""
@@ -134,10 +135,22 @@ class Pool:
         self._task = asyncio.create_task(self._supervise())
 
     async def get(self) -> Child:
-        """Take a warm child; another one is made in its place."""
+        """Take a warm child; there is always another one, or one being made."""
         child = await self._idle.get()
-        self._fork()
+        while self._exits[child.pid].done():  # died while it waited
+            await child.end()
+            self._fork()
+            child = await self._idle.get()
+        if self._idle.empty():
+            self._fork()
         return child
+
+    def take_back(self, child: Child, *, again: bool) -> None:
+        """Keep a child for another job, or let it end."""
+        if again and self._idle.qsize() <= self._spare and not self._exits[child.pid].done():
+            self._idle.put_nowait(child)
+        else:
+            self.in_background(child.end())
 
     def in_background(self, action: Coroutine[Any, Any, object]) -> None:
         """Do something that nobody waits for."""
@@ -247,11 +260,8 @@ class Pool:
         for sock in self._pending.values():
             sock.close()
         self._pending.clear()
-        while not self._idle.empty():
-            child = self._idle.get_nowait()
-            self._exited(child.pid, None)
-            await child.kill()
-            await child.end()
-        for pid in list(self._working):
+        for pid in list(self._exits):
             await asyncio.to_thread(kill_tree, pid)
             self._exited(pid, None)
+        while not self._idle.empty():
+            await self._idle.get_nowait().end()
