@@ -16,7 +16,7 @@ from . import processes
 from .components import resolve
 from .supervisor import Report
 
-_START_S: Final = 180.0  # a first start compiles and makes the broker's files
+_START_S: Final = 300.0  # a first start compiles and makes the broker's files
 _STOP_S: Final = 60.0
 _GRACE_S: Final = 15.0
 _TRIES: Final = 4

@@ -60,6 +60,13 @@ class Stack:
         return client
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Allow for a first start, which compiles."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("stack")
