@@ -57,7 +57,7 @@ def in_child(work: Callable[[], None]) -> tuple[float, float]:
         try:
             work()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  the edge of a process
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -75,6 +75,7 @@ def in_child(work: Callable[[], None]) -> tuple[float, float]:
 
 
 def baseline(sky: Observation, task: Bench) -> None:
+    """Run the plain sequence."""
     resources = Resources(cache_dir=task.folder / "cache", mirror_dir=sky.mirror_dir)
 
     def stars(ra: float, dec: float, radius: float) -> Table:
@@ -89,6 +90,7 @@ def baseline(sky: Observation, task: Bench) -> None:
 
 
 def ours(task: Bench) -> None:
+    """Run the step."""
     task.run({"filter": "r", "cat_limit": 20, "gain": GAIN})
 
 
@@ -104,6 +106,7 @@ def report(name: str, objects: Table, wcs: WCS, sky: Observation, size: int) -> 
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=2)
@@ -129,9 +132,9 @@ def main() -> None:
             print(f"plain STDPipe: {min(plain)[0]:.2f} s, {max(peak for _, peak in plain):.0f} MB")
             print(f"ratio:         {min(plain)[0] / best:.1f}")
             results.append(("plain STDPipe", "baseline", task.folder))
-        for name, stem, folder in results:
+        for title, stem, folder in results:
             objects = Table.read(folder / f"{stem or 'objects'}.parquet")
-            report(name, objects, read_solution(folder / f"{stem or 'image'}.wcs"), sky, arguments.size)
+            report(title, objects, read_solution(folder / f"{stem or 'image'}.wcs"), sky, arguments.size)
 
 
 if __name__ == "__main__":

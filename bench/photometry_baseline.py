@@ -18,7 +18,7 @@ def plain_photometry(
     image, header = fits.getdata(image_path).astype(np.double), fits.getheader(image_path)
     mask = fits.getdata(mask_path) > 0
     wcs = WCS(header)
-    obj, _, _, background, rms = photometry.get_objects_sextractor(
+    obj, _, _, background, _ = photometry.get_objects_sextractor(
         image,
         header=header,
         mask=mask,
@@ -69,13 +69,14 @@ def plain_photometry(
         np.corrcoef(match["omag"][order], match["cmag"])
     for sn in (10, 5, 3, 5):
         pipeline.get_detection_limit(obj, sn=sn, verbose=False)
-    _plots(image, mask, detected, obj, cat, match, fwhm, folder)
+    _plots(image, mask, detected=detected, obj=obj, cat=cat, match=match, fwhm=fwhm, folder=folder)
     return obj, wcs
 
 
 def _plots(
     image: np.ndarray,
     mask: np.ndarray,
+    *,
     detected: Table,
     obj: Table,
     cat: Table,

@@ -70,6 +70,7 @@ def judge(stars: Stars, allowed_ratio: float) -> list[str]:
 
 
 def main() -> None:
+    """Measure, print and judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--seeds", type=int, default=5)

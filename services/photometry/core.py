@@ -15,7 +15,7 @@ from shared.errors import DataError
 from shared.science import aperture, limits
 from shared.science.catalogs import CatalogColumns
 from shared.science.centroid import windowed_centroids
-from shared.science.detection import Background, set_magnitudes
+from shared.science.detection import set_magnitudes
 from shared.science.matching import blended, correlation_p_value, match_sky
 from shared.science.shapes import FLAG_ODD_SHAPE, estimate_fwhm, odd_shapes
 from shared.science.targets import Target
@@ -35,6 +35,46 @@ _BLEND_APERTURES: Final = 1.5
 _MAX_P_VALUE: Final = 0.01
 _MIN_RADIUS_ARCSEC: Final = 0.5
 _LIMITS: Final = (10.0, 5.0, 3.0)
+
+
+@dataclass
+class Frame:
+    """An image with what is known about its pixels; arrays of one shape.
+
+    Parameters
+    ----------
+    image, header
+        As uploaded, ADU.
+    mask, sky_mask
+        Bad pixels, and those that sky annuli must avoid as well: without the pixels of detected objects the sky of a
+        star at S/N 10 would be too high by 1 % of its flux.
+    flat
+        Image less its global background, ADU.
+    rms
+        Noise of the background, ADU.
+    gain
+        e-/ADU.
+    """
+
+    image: Image
+    header: fits.Header
+    mask: Mask
+    sky_mask: Mask
+    flat: Image
+    rms: Image
+    gain: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = self.image.shape
+        return rows, columns
+
+    def covers(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Mask:
+        """Tell which positions lie on the image; NaN does not."""
+        rows, columns = self.shape
+        half = 0.5
+        return np.asarray((x > -half) & (x < columns - half) & (y > -half) & (y < rows - half))
 
 
 @dataclass(frozen=True)
@@ -128,52 +168,31 @@ def describe_shapes(objects: Table, params: PhotometryParams, log: Log) -> float
     return fwhm_pix
 
 
-def measure_objects(
-    objects: Table, flat: Image, rms: Image, mask: Mask, sky_mask: Mask, plan: Aperture, fwhm_pix: float, gain: float
-) -> None:
-    """Recentre and measure objects in place.
-
-    Parameters
-    ----------
-    flat
-        Image less its global background.
-    mask, sky_mask
-        Bad pixels, and those that the sky annulus must avoid as well: without the pixels of detected objects the
-        sky at S/N 10 would be 1 % of the flux too high.
-    """
-    x, y = windowed_centroids(
-        flat, np.asarray(objects["x"]), np.asarray(objects["y"]), fwhm_pix, mask if mask.any() else None
-    )
+def measure_objects(objects: Table, frame: Frame, plan: Aperture, fwhm_pix: float) -> None:
+    """Recentre and measure objects in place."""
+    mask = frame.mask if frame.mask.any() else None
+    x, y = windowed_centroids(frame.flat, np.asarray(objects["x"]), np.asarray(objects["y"]), fwhm_pix, mask)
     objects["x"], objects["y"] = x, y
-    found = measure(flat, rms, mask, sky_mask, x, y, plan, gain)
+    found = measure(frame, x, y, plan)
     objects["flux"], objects["fluxerr"] = found.flux, found.fluxerr
     objects["bg_local"], objects["npix_aper"] = found.sky, found.npix
     objects["flags"] = np.asarray(objects["flags"], np.int32) | found.flags
     set_magnitudes(objects)
 
 
-def measure(
-    flat: Image,
-    rms: Image,
-    mask: Mask,
-    sky_mask: Mask,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    plan: Aperture,
-    gain: float,
-) -> aperture.Photometry:
+def measure(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64], plan: Aperture) -> aperture.Photometry:
     """Measure positions as planned."""
     return aperture.measure(
-        flat,
-        rms,
-        mask,
+        frame.flat,
+        frame.rms,
+        frame.mask,
         x,
         y,
         radius_pix=plan.radius_pix,
         annulus_pix=plan.annulus_pix,
-        gain=gain,
+        gain=frame.gain,
         optimal_fwhm_pix=plan.optimal_fwhm_pix,
-        sky_mask=sky_mask,
+        sky_mask=frame.sky_mask,
     )
 
 
@@ -198,6 +217,7 @@ def calibrators(
     catalog: Table,
     columns: CatalogColumns,
     params: PhotometryParams,
+    *,
     radius_arcsec: float,
     log: Log,
 ) -> Calibrators:
@@ -262,8 +282,8 @@ def calibrate(objects: Table, pairs: Calibrators, params: PhotometryParams, shap
     fit = fit_zero_point(pairs, model_terms(params), shape, color_term=params.force_color_term, log=log)
     model = fit.model
     log(
-        f"Zero point from {model.used} stars: scatter {model.scatter:.4f} mag, intrinsic {model.intrinsic_rms:.4f} mag, "
-        f"colour term {model.color_term:+.4f} ± {model.color_term_err:.4f}"
+        f"Zero point from {model.used} stars: scatter {model.scatter:.4f} mag, "
+        f"intrinsic {model.intrinsic_rms:.4f} mag, colour term {model.color_term:+.4f} ± {model.color_term_err:.4f}"
     )
     set_calibrated(objects, model)
     return fit
@@ -300,16 +320,17 @@ def matching_radius_arcsec(params: PhotometryParams, fwhm_pix: float, pixscale_d
     return max(0.5 * fwhm_pix * pixscale_deg * 3600, 3 * rms_arcsec, _MIN_RADIUS_ARCSEC)
 
 
-def image_noise(flat: Image, background: Background, mask: Mask, sky_mask: Mask, plan: Aperture, gain: float) -> float:
+def image_noise(frame: Frame, plan: Aperture) -> float:
     """Give the noise of an empty aperture, ADU; places on objects count only where nothing else is left."""
-    for avoided in (sky_mask, mask):
+    noise_adu = float("nan")
+    for avoided in (frame.sky_mask, frame.mask):
         noise_adu = limits.aperture_noise(
-            flat,
-            background.rms,
+            frame.flat,
+            frame.rms,
             avoided,
             radius_pix=plan.radius_pix,
             annulus_pix=plan.annulus_pix,
-            gain=gain,
+            gain=frame.gain,
             optimal_fwhm_pix=plan.optimal_fwhm_pix,
         )
         if np.isfinite(noise_adu):
@@ -318,7 +339,7 @@ def image_noise(flat: Image, background: Background, mask: Mask, sky_mask: Mask,
 
 
 def detection_limits(noise_adu: float, model: ZeroPoint, gain: float, sn: float) -> dict[float, float]:
-    """Give limits, mag, at the image's centre by signal to noise: 10, 5, 3 and `sn`; empty when the noise is unknown."""
+    """Give limits, mag, at the image's centre for S/N 10, 5, 3 and `sn`; empty when the noise is unknown."""
     if not np.isfinite(noise_adu):
         return {}
     result = {}
@@ -342,26 +363,15 @@ def place_targets(targets: list[Target], wcs: WCS) -> Table:
     return Table({"name": [target.name for target in targets], "ra": ra, "dec": dec, "x": x, "y": y})
 
 
-def measure_targets(
-    table: Table,
-    flat: Image,
-    rms: Image,
-    mask: Mask,
-    sky_mask: Mask,
-    plan: Aperture,
-    gain: float,
-    sn: float,
-    model: ZeroPoint,
-) -> None:
+def measure_targets(table: Table, frame: Frame, plan: Aperture, sn: float, model: ZeroPoint) -> None:
     """Do forced photometry of targets in place; fluxes may be negative, and are NaN outside of the image."""
     x, y = np.asarray(table["x"], float), np.asarray(table["y"], float)
-    rows, columns = flat.shape
-    with np.errstate(invalid="ignore"):
-        inside = (x > -0.5) & (x < columns - 0.5) & (y > -0.5) & (y < rows - 0.5)
-    found = measure(flat, rms, mask, sky_mask, np.where(inside, x, np.nan), np.where(inside, y, np.nan), plan, gain)
+    inside = frame.covers(x, y)
+    found = measure(frame, np.where(inside, x, np.nan), np.where(inside, y, np.nan), plan)
     table["flux"], table["fluxerr"], table["bg_local"] = found.flux, found.fluxerr, found.sky
     table["npix_aper"], table["flags"] = found.npix, found.flags
     set_magnitudes(table)
     set_calibrated(table, model)
-    mag = -2.5 * np.log10(limits.limiting_flux(np.maximum(limits.empty_noise(found, gain), 1e-30), gain, sn))
+    noise_adu = np.maximum(limits.empty_noise(found, frame.gain), 1e-30)
+    mag = -2.5 * np.log10(limits.limiting_flux(noise_adu, frame.gain, sn))
     table["mag_limit"] = mag + model.evaluate(x, y, mag)

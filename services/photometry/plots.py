@@ -62,7 +62,7 @@ def _column(table: Table, name: str) -> Floats:
     return np.asarray(table[name], np.float64)
 
 
-def _map(path: Path, x: Floats, y: Floats, values: Floats, shape: tuple[int, int], title: str, label: str) -> None:
+def _map(path: Path, x: Floats, y: Floats, values: Floats, shape: tuple[int, int], *, title: str, label: str) -> None:
     """Draw the median of values in cells of the field."""
     made, (panel,) = figure()
     rows, columns = shape
@@ -112,7 +112,7 @@ def draw_fwhm(path: Path, table: Table, shape: tuple[int, int]) -> None:
     """Draw the FWHM over the field."""
     good = np.asarray(table["flags"]) == 0
     width = np.where(good, 2 * _column(table, "FLUX_RADIUS"), np.nan)
-    _map(path, _column(table, "x"), _column(table, "y"), width, shape, "FWHM, 2 × FLUX_RADIUS", "pixels")
+    _map(path, _column(table, "x"), _column(table, "y"), width, shape, title="FWHM, 2 × FLUX_RADIUS", label="pixels")
 
 
 def draw_fwhm_mag(path: Path, table: Table, fwhm_pix: float) -> None:
@@ -179,27 +179,35 @@ def draw_zero_points(path: Path, fit: Fit, shape: tuple[int, int]) -> None:
     pairs, used = fit.pairs, fit.used
     color = np.where(np.isfinite(pairs.color), pairs.color, 0.0) * fit.model.color_term
     zero = np.where(used, pairs.zero - color, np.nan)
-    _map(path, pairs.x, pairs.y, zero, shape, "Zero points", "mag")
+    _map(path, pairs.x, pairs.y, zero, shape, title="Zero points", label="mag")
 
 
 def draw_model(path: Path, model: ZeroPoint, shape: tuple[int, int]) -> None:
     """Draw the zero-point model over the field."""
     rows, columns = shape
-    x, y = np.meshgrid((np.arange(_BINS) + 0.5) / _BINS * columns - 0.5, (np.arange(_BINS) + 0.5) / _BINS * rows - 0.5)
-    x, y = x.ravel(), y.ravel()
-    _map(path, x, y, model.evaluate(x, y), shape, f"Zero-point model, order {model.terms.spatial_order}", "mag")
+    middles = (np.arange(_BINS) + 0.5) / _BINS
+    x, y = np.tile(middles * columns - 0.5, _BINS), np.repeat(middles * rows - 0.5, _BINS)
+    _map(
+        path,
+        x,
+        y,
+        model.evaluate(x, y),
+        shape,
+        title=f"Zero-point model, order {model.terms.spatial_order}",
+        label="mag",
+    )
 
 
 def draw_residuals(path: Path, fit: Fit, shape: tuple[int, int]) -> None:
     """Draw what the model leaves over the field."""
     residual = np.where(fit.used, fit.pairs.zero - fit.values, np.nan)
-    _map(path, fit.pairs.x, fit.pairs.y, residual, shape, "Catalogue - model", "mag")
+    _map(path, fit.pairs.x, fit.pairs.y, residual, shape, title="Catalogue - model", label="mag")
 
 
 def draw_astrometry(path: Path, fit: Fit, radius_arcsec: float, rms_arcsec: float | None) -> None:
     """Draw the distances between objects and catalogue stars."""
     made, (panel,) = figure()
-    bins = np.linspace(0, radius_arcsec, 51)
+    bins = np.linspace(0, radius_arcsec, 51).tolist()
     panel.hist(fit.pairs.distance_arcsec, bins=bins, histtype="step", color="silver", label="all matches")
     panel.hist(fit.pairs.distance_arcsec[fit.used], bins=bins, histtype="step", color="tab:blue", label="calibrators")
     title = "Distances to the catalogue"
@@ -217,7 +225,7 @@ def draw_limit_histogram(path: Path, table: Table, catalog_mag: Floats, limit_ma
     made, (panel,) = figure()
     mag = _column(table, "mag_calib")
     span = _limits(np.concatenate([mag, catalog_mag]), 0.1, 99.9) or (0.0, 1.0)
-    bins = np.linspace(*span, 51)
+    bins = np.linspace(*span, 51).tolist()
     panel.hist(catalog_mag[np.isfinite(catalog_mag)], bins=bins, histtype="step", color="silver", label="catalogue")
     panel.hist(mag[np.isfinite(mag)], bins=bins, histtype="step", color="tab:blue", label="objects")
     if limit_mag is not None:
@@ -228,7 +236,7 @@ def draw_limit_histogram(path: Path, table: Table, catalog_mag: Floats, limit_ma
 
 
 def draw_limit_sn(
-    path: Path, table: Table, noise_adu: float, gain: float, zp_mag: float, limits: dict[float, float]
+    path: Path, table: Table, noise_adu: float, gain: float, *, zp_mag: float, limits: dict[float, float]
 ) -> None:
     """Draw signal to noise against magnitude, with the limits."""
     made, (panel,) = figure()

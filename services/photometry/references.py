@@ -115,7 +115,8 @@ def refine(
     params: PhotometryParams,
     objects: Table,
     catalog: Table,
-    columns: CatalogColumns,
+    mag_column: str,
+    *,
     start: tuple[WCS, bool],
     flat: NDArray[np.float32],
     fwhm_pix: float,
@@ -136,7 +137,7 @@ def refine(
             flat.shape,
             order=params.refine_order,
             radius_arcsec=params.sr_override,
-            mag_column=columns.mag,
+            mag_column=mag_column,
             fwhm_pix=fwhm_pix,
             log=ctx.log,
         )

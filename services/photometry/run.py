@@ -22,7 +22,7 @@ from shared.science.centroid import windowed_centroids
 from shared.science.images import quiet_fits, read_image, read_mask, write_image
 from shared.science.tables import annotate, write_parquet, write_votable
 from shared.science.wcs import field_of, pixel_scale_deg, wcs_header
-from shared.science.zeropoint import Fit, Terms, fit_zero_point
+from shared.science.zeropoint import Calibrators, Fit, Terms, ZeroPoint, fit_zero_point
 from shared.worker.step import StepContext
 
 from . import core, plots, references
@@ -30,25 +30,6 @@ from .drawing import Desk
 from .targets import report_targets, targets_for, write_cutouts
 
 _DIGITS: Final = 10
-
-
-@dataclass
-class Frame:
-    """An image with what is known about its pixels."""
-
-    image: core.Image
-    header: fits.Header
-    mask: core.Mask
-    sky_mask: core.Mask
-    flat: core.Image
-    background: detection.Background
-    gain: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        rows, columns = self.image.shape
-        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -100,22 +81,22 @@ def run(ctx: StepContext) -> dict[str, Any]:
         objects, fwhm_pix = find_objects(ctx, params, frame)
         plan = core.Aperture.of(params, fwhm_pix)
         mark(0.3, "measuring objects")
-        core.measure_objects(
-            objects, frame.flat, frame.background.rms, frame.mask, frame.sky_mask, plan, fwhm_pix, frame.gain
-        )
+        core.measure_objects(objects, frame, plan, fwhm_pix)
         objects = core.bright_enough(objects, params.sn, ctx.log)
         desk.draw(early_plots(ctx.work, frame, objects, fwhm_pix))
         mark(0.4, "astrometry and catalogue")
-        sky = look_up(ctx, params, frame, objects, fwhm_pix, plan)
+        sky = look_up(ctx, params, frame, objects, fwhm_pix=fwhm_pix, plan=plan)
         mark(0.7, "calibrating")
-        pairs = core.calibrators(objects, sky.catalog, sky.columns, params, sky.radius_arcsec, ctx.log)
+        pairs = core.calibrators(
+            objects, sky.catalog, sky.columns, params, radius_arcsec=sky.radius_arcsec, log=ctx.log
+        )
         fit = core.calibrate(objects, pairs, params, frame.shape, ctx.log)
-        finish_columns(objects, params, sky.columns, fit)
-        noise = core.image_noise(frame.flat, frame.background, frame.mask, frame.sky_mask, plan, frame.gain)
+        finish_columns(objects, params, sky.columns, fit.model)
+        noise = core.image_noise(frame, plan)
         limits = core.detection_limits(noise, fit.model, frame.gain, params.sn)
         ctx.log("Limits: " + (", ".join(f"S/N {sn:g}: {mag:.2f}" for sn, mag in limits.items()) or "unknown"))
         annotate(objects)
-        drawings = late_plots(ctx.work, frame, objects, sky, fit, (noise, limits), params)
+        drawings = late_plots(ctx.work, frame, objects, sky=sky, fit=fit, noise_adu=noise, limits=limits, sn=params.sn)
         # two children, for two cores; the VOTable is slow to write as well
         desk.draw([partial(write_votable, objects, ctx.work / "objects.vot"), *drawings[::2]])
         desk.draw(drawings[1::2])
@@ -123,17 +104,17 @@ def run(ctx: StepContext) -> dict[str, Any]:
         if params.diagnose_color:
             rows = diagnose_color(ctx, sky, pairs, frame.shape)
             desk.draw([partial(plots.draw_color_diagnosis, ctx.work / "color_diagnosis.png", rows)])
-        write_results(ctx, params, frame, objects, sky, fit)
+        write_results(ctx, params.filter, frame.shape, objects=objects, sky=sky, fit=fit)
         mark(0.9, "targets")
-        do_targets(ctx, params, frame, sky, plan, fwhm_pix, fit)
+        do_targets(ctx, params, frame, sky, plan=plan, fwhm_pix=fwhm_pix, model=fit.model)
         mark(0.95, "waiting for plots")
         desk.wait()
         mark(1.0, "done")
-    return computed(frame, fwhm_pix, sky, fit, limits, params)
+    return computed(frame.shape, sky, fit, fwhm_pix=fwhm_pix, limit_mag=limits.get(params.sn))
 
 
-def load(ctx: StepContext, params: PhotometryParams) -> Frame:
-    """Read image and mask, and estimate the background.
+def load(ctx: StepContext, params: PhotometryParams) -> core.Frame:
+    """Read image and mask, and estimate (and keep, if asked to) the background.
 
     Raises
     ------
@@ -157,10 +138,13 @@ def load(ctx: StepContext, params: PhotometryParams) -> Frame:
         f"Image {image.shape[1]}x{image.shape[0]}, {100 * mask.mean():.2f} % masked, gain {gain:g} e-/ADU, "
         f"background {np.median(background.level):.1f} ± {np.median(background.rms):.2f} ADU"
     )
-    return Frame(image, header, mask, mask, image - background.level, background, gain)
+    if params.inspect_bg:
+        write_image(ctx.work / "image_bg.fits", background.level)
+        write_image(ctx.work / "image_rms.fits", background.rms)
+    return core.Frame(image, header, mask, mask, image - background.level, background.rms, gain)
 
 
-def find_objects(ctx: StepContext, params: PhotometryParams, frame: Frame) -> tuple[Table, float]:
+def find_objects(ctx: StepContext, params: PhotometryParams, frame: core.Frame) -> tuple[Table, float]:
     """Detect objects, write the maps, and give objects and FWHM in pixels."""
     options = detection.Options(
         sn=params.sn,
@@ -174,22 +158,25 @@ def find_objects(ctx: StepContext, params: PhotometryParams, frame: Frame) -> tu
     found = detection.detect(frame.image, frame.mask, options, ctx.work, ctx.log, program=detection.sextractor())
     write_image(ctx.work / "segmentation.fits", found.segmentation)
     write_image(ctx.work / "filtered.fits", found.filtered)
-    if params.inspect_bg:
-        write_image(ctx.work / "image_bg.fits", frame.background.level)
-        write_image(ctx.work / "image_rms.fits", frame.background.rms)
     frame.sky_mask = frame.mask | shapes.dilated(found.segmentation)
-    # only the noise is needed from here on
-    frame.background = replace(frame.background, level=np.zeros((0, 0), np.float32))
     return found.objects, core.describe_shapes(found.objects, params, ctx.log)
 
 
 def look_up(
-    ctx: StepContext, params: PhotometryParams, frame: Frame, objects: Table, fwhm_pix: float, plan: core.Aperture
+    ctx: StepContext,
+    params: PhotometryParams,
+    frame: core.Frame,
+    objects: Table,
+    *,
+    fwhm_pix: float,
+    plan: core.Aperture,
 ) -> Sky:
     """Find the image on the sky, get its catalogue and refine the solution."""
     start = references.first_wcs(ctx, params, frame.header, objects, frame.shape)
     name, catalog, columns = references.choose_catalog(ctx, params, start[0], frame.shape)
-    wcs, solution = references.refine(ctx, params, objects, catalog, columns, start, frame.flat, fwhm_pix)
+    wcs, solution = references.refine(
+        ctx, params, objects, catalog, columns.mag, start=start, flat=frame.flat, fwhm_pix=fwhm_pix
+    )
     wcs.pixel_shape = (frame.shape[1], frame.shape[0])
     references.sky_positions(objects, wcs)
     pixscale = pixel_scale_deg(wcs)
@@ -198,14 +185,14 @@ def look_up(
     return Sky(wcs, solution, name, catalog, columns, radius)
 
 
-def finish_columns(objects: Table, params: PhotometryParams, columns: CatalogColumns, fit: Fit) -> None:
+def finish_columns(objects: Table, params: PhotometryParams, columns: CatalogColumns, model: ZeroPoint) -> None:
     """Add what does not differ between objects, as STDPipe's users expect it."""
     objects["mag_filter_name"] = params.filter
     objects["mag_color_name"] = f"{columns.color_mag1} - {columns.color_mag2}"
-    objects["mag_color_term"] = fit.model.color_term
+    objects["mag_color_term"] = model.color_term
 
 
-def early_plots(work: Path, frame: Frame, objects: Table, fwhm_pix: float) -> list[partial[None]]:
+def early_plots(work: Path, frame: core.Frame, objects: Table, fwhm_pix: float) -> list[partial[None]]:
     """List the plots that need no calibration."""
     return [
         partial(plots.draw_objects, work / "objects.png", frame.image, objects),
@@ -217,16 +204,17 @@ def early_plots(work: Path, frame: Frame, objects: Table, fwhm_pix: float) -> li
 
 def late_plots(
     work: Path,
-    frame: Frame,
+    frame: core.Frame,
     objects: Table,
+    *,
     sky: Sky,
     fit: Fit,
-    noise_and_limits: tuple[float, dict[float, float]],
-    params: PhotometryParams,
+    noise_adu: float,
+    limits: dict[float, float],
+    sn: float,
 ) -> list[partial[None]]:
     """List the plots of the calibration."""
     color = f"{sky.columns.color_mag1} - {sky.columns.color_mag2}"
-    noise, limits = noise_and_limits
     model = fit.model
     zp = float(model.evaluate(model.x0, model.y0)[0])
     rms = sky.solution.rms_arcsec if sky.solution else None
@@ -238,13 +226,13 @@ def late_plots(
         partial(plots.draw_model, work / "photometry_model.png", model, frame.shape),
         partial(plots.draw_residuals, work / "photometry_residuals.png", fit, frame.shape),
         partial(plots.draw_astrometry, work / "astrometry_dist.png", fit, sky.radius_arcsec, rms),
-        partial(plots.draw_limit_histogram, work / "limit_hist.png", objects, catalog_mag, limits.get(params.sn)),
-        partial(plots.draw_limit_sn, work / "limit_sn.png", objects, noise, frame.gain, zp, limits),
+        partial(plots.draw_limit_histogram, work / "limit_hist.png", objects, catalog_mag, limits.get(sn)),
+        partial(plots.draw_limit_sn, work / "limit_sn.png", objects, noise_adu, frame.gain, zp_mag=zp, limits=limits),
     ]
 
 
 def diagnose_color(
-    ctx: StepContext, sky: Sky, pairs: core.Calibrators, shape: tuple[int, int]
+    ctx: StepContext, sky: Sky, pairs: Calibrators, shape: tuple[int, int]
 ) -> list[tuple[str, float, float]]:
     """Fit a colour term against every band of the catalogue, and give band, term and scatter."""
     rows = []
@@ -263,23 +251,23 @@ def diagnose_color(
     return rows
 
 
-def write_results(ctx: StepContext, params: PhotometryParams, frame: Frame, objects: Table, sky: Sky, fit: Fit) -> None:
+def write_results(ctx: StepContext, band: str, shape: tuple[int, int], *, objects: Table, sky: Sky, fit: Fit) -> None:
     """Write tables, the solution and the world coordinates."""
     write_parquet(objects, ctx.work / "objects.parquet")
     write_parquet(sky.catalog, ctx.work / "cat.parquet")
     solution = {
         **fit.model.to_json(),
-        "filter": params.filter,
+        "filter": band,
         "catalog": sky.cat_name,
         "cat_col_mag": sky.columns.mag,
         "cat_col_color_mag1": sky.columns.color_mag1,
         "cat_col_color_mag2": sky.columns.color_mag2,
-        "shape": list(frame.shape),
+        "shape": list(shape),
     }
     (ctx.work / "photometry.json").write_text(json.dumps(solution, indent=1, allow_nan=False))
     header = wcs_header(sky.wcs)
     # as Astrometry.net's: a header without data must have NAXIS = 0
-    header["IMAGEW"], header["IMAGEH"] = frame.shape[1], frame.shape[0]
+    header["IMAGEW"], header["IMAGEH"] = shape[1], shape[0]
     with quiet_fits():
         fits.PrimaryHDU(header=header).writeto(ctx.work / "image.wcs", overwrite=True, output_verify="silentfix+ignore")
 
@@ -287,11 +275,12 @@ def write_results(ctx: StepContext, params: PhotometryParams, frame: Frame, obje
 def do_targets(
     ctx: StepContext,
     params: PhotometryParams,
-    frame: Frame,
+    frame: core.Frame,
     sky: Sky,
+    *,
     plan: core.Aperture,
     fwhm_pix: float,
-    fit: Fit,
+    model: ZeroPoint,
 ) -> None:
     """Measure targets and write `target.vot` and cutouts; nothing when there are none."""
     targets = targets_for(ctx, params, sky.wcs)
@@ -304,31 +293,20 @@ def do_targets(
         table["x"], table["y"] = windowed_centroids(frame.flat, x, y, fwhm_pix, frame.mask)
         table["ra"], table["dec"] = sky.wcs.all_pix2world(table["x"], table["y"], 0)
         ctx.log("Targets were recentred")
-    core.measure_targets(
-        table,
-        frame.flat,
-        frame.background.rms,
-        frame.mask,
-        frame.sky_mask,
-        plan,
-        frame.gain,
-        params.sn,
-        fit.model,
-    )
-    finish_columns(table, params, sky.columns, fit)
+    core.measure_targets(table, frame, plan, params.sn, model)
+    finish_columns(table, params, sky.columns, model)
     if params.time is not None:
         table["time"] = params.time
     report_targets(table, frame.shape, ctx)
     write_votable(annotate(table), ctx.work / "target.vot")
-    write_cutouts(ctx, params, table, frame.image, frame.mask, sky.wcs, ctx.work / "targets")
+    write_cutouts(ctx, params, table, frame, sky.wcs)
 
 
-def computed(
-    frame: Frame, fwhm_pix: float, sky: Sky, fit: Fit, limits: dict[float, float], params: PhotometryParams
-) -> dict[str, Any]:
+def computed(shape: tuple[int, int], sky: Sky, fit: Fit, *, fwhm_pix: float, limit_mag: float | None) -> dict[str, Any]:
     """Give the config keys that the step computes; a number that is unknown is left out."""
-    ra, dec, radius = field_of(sky.wcs, frame.shape)
+    ra, dec, radius = field_of(sky.wcs, shape)
     model = fit.model
+    rms_arcsec = sky.solution.rms_arcsec if sky.solution else float(np.sqrt(np.mean(fit.pairs.distance_arcsec**2)))
     numbers = {
         "fwhm": fwhm_pix,
         "pixscale": pixel_scale_deg(sky.wcs),
@@ -337,11 +315,9 @@ def computed(
         "field_sr": radius,
         "zp": float(model.evaluate(model.x0, model.y0)[0]),
         "zp_err": float(model.error(model.x0, model.y0)[0]),
-        "mag_limit": limits.get(params.sn, np.nan),
+        "mag_limit": np.nan if limit_mag is None else limit_mag,
         "color_term": model.color_term,
-        "astrom_rms": sky.solution.rms_arcsec
-        if sky.solution
-        else float(np.sqrt(np.mean(fit.pairs.distance_arcsec**2))),
+        "astrom_rms": rms_arcsec,
     }
     return {
         **{key: round(float(value), _DIGITS) for key, value in numbers.items() if np.isfinite(value)},

@@ -1,6 +1,5 @@
 """Forced photometry of the task's targets, and their cutouts."""
 
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,6 +16,8 @@ from shared.science.surveys import survey_cutout
 from shared.science.targets import Target, resolve_targets, targets_of
 from shared.science.wcs import pixel_scale_deg, wcs_header
 from shared.worker.step import StepContext
+
+from .core import Frame
 
 _MAX_SURVEY_CUTOUTS: Final = 20
 """A long list of targets must not become as many questions to an archive."""
@@ -51,24 +52,23 @@ def write_cutouts(
     ctx: StepContext,
     params: PhotometryParams,
     table: Table,
-    image: NDArray[np.float32],
-    mask: NDArray[np.bool_],
+    frame: Frame,
     wcs: WCS,
-    folder: Path,
 ) -> None:
     """Write a cutout for every target within the image: image, mask, and the sky survey if it can be reached."""
+    folder = ctx.work / "targets"
     folder.mkdir(exist_ok=True)
-    rows, columns = image.shape
+    inside = frame.covers(np.asarray(table["x"], float), np.asarray(table["y"], float))
     scale_arcsec = 3600 * pixel_scale_deg(wcs)
     size = 2 * params.cutout_size + 1
     header = wcs_header(wcs)
     reachable = True
     for number, row in enumerate(table):
-        if not (-0.5 < row["x"] < columns - 0.5 and -0.5 < row["y"] < rows - 0.5):
+        if not inside[number]:
             continue
         facts = {name: _plain(row[name]) for name in _META if name in table.colnames}
         cutout = get_cutout(
-            image, facts, params.cutout_size, header=header, mask=mask, time=params.time, name=facts["name"]
+            frame.image, facts, params.cutout_size, header=header, mask=frame.mask, time=params.time, name=facts["name"]
         )
         if reachable and number < _MAX_SURVEY_CUTOUTS:
             picture = None

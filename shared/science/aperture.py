@@ -80,7 +80,7 @@ def _covered(dx: float, dy: float, r: float) -> float:
 
 
 @nb.njit(cache=True)
-def _sky(
+def _sky(  # noqa: C901, PLR0917  compiled: a loop does not call small functions for clarity
     image: NDArray[np.float32],
     mask: NDArray[np.bool_],
     x: float,
@@ -128,7 +128,7 @@ def _sky(
 
 
 @nb.njit(cache=True)
-def _measure(
+def _measure(  # noqa: C901, PLR0912, PLR0917  as `_sky`
     image: NDArray[np.float32],
     rms: NDArray[np.float32],
     mask: NDArray[np.bool_],

@@ -133,7 +133,7 @@ def detect(
     if program is None:
         log("SExtractor is not installed here, detecting with SEP")
         return detect_sep(image, mask, options)
-    return detect_sextractor(image, mask, options, work, log, program)
+    return detect_sextractor(image, mask, options, work, log, program=program)
 
 
 def sextractor() -> str | None:
@@ -142,7 +142,7 @@ def sextractor() -> str | None:
 
 
 def detect_sextractor(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], options: Options, work: Path, log: Log, program: str
+    image: NDArray[np.float32], mask: NDArray[np.bool_], options: Options, work: Path, log: Log, *, program: str
 ) -> Detection:
     """Find objects with SExtractor.
 

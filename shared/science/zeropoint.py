@@ -19,7 +19,7 @@ FORMAT_VERSION: Final = 1
 MIN_STARS: Final = 3
 """Two stars cannot tell which of them is wrong."""
 MIN_COLOR_STARS: Final = 10
-"""The zero point is that of colour 0, where there are no stars: with fewer the extrapolation adds more than it takes."""
+"""The zero point is that of colour 0, far from any star: with fewer stars than this its extrapolation does harm."""
 _CLIP_SIGMA: Final = 5.0
 _HUBER: Final = 1.345
 """95 % efficiency for Gaussian noise (Huber 1981)."""
@@ -121,13 +121,13 @@ class ZeroPoint:
         mag
             Instrumental magnitudes, for the additive and the non-linear term; None leaves these out.
         """
-        return self._design(x, y, mag) @ np.asarray(self.coefficients)
+        return np.asarray(self._design(x, y, mag) @ np.asarray(self.coefficients), np.float64)
 
     def error(self, x: ArrayLike, y: ArrayLike, mag: ArrayLike | None = None) -> Floats:
         """Give the error of `evaluate`, mag, from the fit alone."""
         matrix = self._design(x, y, mag)
         variance = np.einsum("ij,jk,ik->i", matrix, np.asarray(self.covariance), matrix)
-        return np.sqrt(np.maximum(variance, 0.0))
+        return np.asarray(np.sqrt(np.maximum(variance, 0.0)), np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Give the model as plain JSON values."""
@@ -142,27 +142,23 @@ class ZeroPoint:
         DataError
             When it is not such a model.
         """
+        text = "photometry.json does not hold a photometric solution; run the photometry step again."
+        names = ("x0", "y0", "scale_pix", "mag0", "color_term", "color_term_err", "intrinsic_rms", "scatter")
         try:
-            if data["version"] != FORMAT_VERSION:
-                raise ValueError(data["version"])
+            known = data["version"] == FORMAT_VERSION
             model = cls(
                 terms=Terms(**data["terms"]),
                 coefficients=tuple(float(value) for value in data["coefficients"]),
                 covariance=tuple(tuple(float(value) for value in row) for row in data["covariance"]),
                 used=int(data["used"]),
-                **{
-                    name: float(data[name])
-                    for name in (
-                        "x0 y0 scale_pix mag0 color_term color_term_err intrinsic_rms scatter".split()  # noqa: SIM905
-                    )
-                },
+                **{name: float(data[name]) for name in names},
             )
             size = model.terms.count() - model.terms.color
-            if np.shape(model.coefficients) != (size,) or np.shape(model.covariance) != (size, size):
-                raise ValueError(size)
+            shapes = (np.shape(model.coefficients), np.shape(model.covariance))
         except (KeyError, TypeError, ValueError) as exc:
-            text = "photometry.json does not hold a photometric solution; run the photometry step again."
             raise DataError("bad_solution", text) from exc
+        if not known or shapes != ((size,), (size, size)):
+            raise DataError("bad_solution", text)
         return model
 
 

@@ -1,6 +1,7 @@
 """Comparing measured objects with what a simulation put in."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def pooled(parts: list[Stars]) -> Stars:
 def table_by_mag(stars: Stars, edges: np.ndarray, least: int = 50) -> list[dict[str, float]]:
     """Give number, bias, scatter, median quoted error, their ratio, and completeness in bins of true magnitude."""
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = (stars.mag >= low) & (stars.mag < high)
         if inside.sum() < least:
             continue

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from shared.science import aperture, limits
 
 FWHM_PIX = 3.5

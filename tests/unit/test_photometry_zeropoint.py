@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from shared.errors import DataError
 from shared.science.matching import blended, correlation_p_value, match_sky
 from shared.science.zeropoint import Calibrators, Terms, ZeroPoint, fit_zero_point, powers
