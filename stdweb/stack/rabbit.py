@@ -20,6 +20,8 @@ VHOST: Final = "stdweb"
 
 _DEBIAN: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one in the path changes user and ends without root
 _CONSUMER_TIMEOUT_MS: Final = 12 * 3600 * 1000  # above the longest step: beyond it the broker closes the channel
+_LOOPBACK: Final = "-kernel inet_dist_use_interface {127,0,0,1}"
+_NO_BUSY_WAITING: Final = "+sbwt none +sbwtdcpu none +sbwtdio none"  # the cores are for the steps
 _PROBE_S: Final = 2.0
 _POLL_S: Final = 0.1
 
@@ -95,7 +97,7 @@ class RabbitNode:
             "RABBITMQ_PID_FILE": f"{base}/rabbitmq.pid",
             # with input allowed the script executes Erlang instead of staying in front of it
             "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput {_LOOPBACK} {_NO_BUSY_WAITING}",
         }
 
     def prepare(self) -> None:

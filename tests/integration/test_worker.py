@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,9 @@ import pytest
 from shared.broker.topology import DEAD_QUEUE, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepProgress, StepStarted
 from shared.taskdir import Commit
-from tests.support.rabbit import TestBroker, running_broker
+from tests.support.rabbit import TestBroker
 from tests.support.service import Bench, alive, until
 from tests.support.steps import BRIEF
-
-
-@pytest.fixture(scope="module")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
-    with running_broker(tmp_path_factory.mktemp("rabbit")) as broker:
-        yield broker
 
 
 @pytest.fixture
