@@ -12,6 +12,7 @@ from shared.contracts.steps import STEPS
 
 from .errors import Invalid
 
+MAX_STEPS: Final = 32
 _MAX_DEPTH: Final = 16
 
 
@@ -132,3 +133,21 @@ def validate(config: Mapping[str, Any], steps: Iterable[str]) -> None:
     if errors:
         detail = "; ".join(f"{key}: {', '.join(messages)}" for key, messages in errors.items())
         raise Invalid(f"Bad config value: {detail}", errors)
+
+
+def step_names(names: object) -> list[str]:
+    """Check the steps that a client wants to run.
+
+    Raises
+    ------
+    Invalid
+        For none, or an unknown one.
+    """
+    allowed = f"allowed: {', '.join(STEPS)}"
+    if not isinstance(names, list) or not names:
+        raise Invalid.field("steps", f"must be a list of at least one step; {allowed}")
+    if len(names) > MAX_STEPS:
+        raise Invalid.field("steps", f"may hold at most {MAX_STEPS} steps")
+    if unknown := [name for name in names if not isinstance(name, str) or name not in STEPS]:
+        raise Invalid.field("steps", f"unknown step {str(unknown[0])[:64]!r}; {allowed}")
+    return list(names)

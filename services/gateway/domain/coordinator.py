@@ -12,7 +12,7 @@ from shared.broker import Broker, BrokerUnavailable, control_route, step_route
 from shared.contracts.messages import Cancel, StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.taskdir import Commit, Manifest, NotFound, TasksRoot
+from shared.taskdir import Commit, Manifest, NotFound, TaskDir, TasksRoot
 
 from ..model import RunStep, Task, User, now
 from ..storage import Changed, Tasks
@@ -22,7 +22,6 @@ from .errors import Conflict, Invalid, Missing, Unavailable
 from .fairshare import FairShare
 from .signs import Signs
 
-MAX_STEPS: Final = 32
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
 _REMEMBERED: Final = 4096
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
@@ -55,10 +54,10 @@ class Coordinator:
     async def _with_current(self, task_id: int, run_id: str, step_id: str) -> tuple[Task, RunStep] | None:
         """Find a task whose current step is this one; None when there is none, or it is over."""
         task = self._latest.get(task_id)
-        step = _current(task, run_id, step_id)
+        step = runs.current_of(task, run_id, step_id)
         if step is None:
             task = await self.tasks.get(task_id)
-            step = _current(task, run_id, step_id)
+            step = runs.current_of(task, run_id, step_id)
         return (task, step) if task is not None and step is not None else None
 
     # ---- starting
@@ -75,7 +74,7 @@ class Coordinator:
         Unavailable
             When the broker is away; nothing is queued and nothing changed then.
         """
-        steps = _step_names(names)
+        steps = configs.step_names(names)
         change = configs.parse(config)
         if task.running:
             raise Conflict("The task is running; wait for its end, or cancel it.")
@@ -208,7 +207,7 @@ class Coordinator:
     async def dead(self, message: StepMessage, reason: str) -> None:
         """End a run whose step no worker could take, unless it has committed after all."""
         task = await self.tasks.get(message.task_id)
-        step = _current(task, message.run_id, message.step_id)
+        step = runs.current_of(task, message.run_id, message.step_id)
         if task is None or step is None:
             return
         manifest = await self.committed(task, step)
@@ -360,33 +359,24 @@ class Coordinator:
 
     async def finish_cancel(self, task: Task) -> int:
         """Fence the folder of a run that is closed to reports, take in what was committed before, and end it."""
-        run = task.run
-        if run is None:
+        run, step = task.run, task.run.current if task.run else None
+        if run is None or step is None:
             return 0
-        step = run.current
-        manifest = None
-        if step is not None:
-            manifest = await asyncio.to_thread(self._fence, task.id, Commit(step.seq, STEPS[step.name].rank, step.name))
-        new = task
-        if manifest is not None and step is not None:
-            new = _with_commit(task, step, manifest)
-        if new.running:
-            revoked = runs.unended(new.run) if new.run else 0
-            new = runs.end_cancel(new, now()) or new
-        else:
-            revoked = 0
+        commit = Commit(step.seq, STEPS[step.name].rank, step.name)
+        manifest = await asyncio.to_thread(_fence, self.root.task(task.id), commit)
+        new, revoked = runs.settle_cancel(task, step, manifest, now())
         try:
             await self._swap(task, new)
         except Changed:
             seen = await self.tasks.get(task.id)
-            if seen is None or seen.run is None or seen.run.id != run.id:
-                return revoked
-        if step is not None:
-            self.signs.forget(step.id)
+            if seen is not None and seen.chain_id not in {None, run.id}:
+                # another has ended it, and the marker just taken away was that of the next run
+                await self._mark(seen)
+            return revoked
+        self.signs.forget(step.id)
         await self.broker.tell(control_route(), Cancel(task_id=task.id, run_id=run.id, at=now()))
-        if step is not None:
-            await self.release(run.user, step.name)
-        if new.run is not None and new.run.status != "cancelled":
+        await self.release(run.user, step.name)
+        if not revoked:
             raise Invalid("The task has just ended.")
         return revoked
 
@@ -397,40 +387,11 @@ class Coordinator:
         except Invalid:
             log.info("run had ended before its cancel", task=task.id)
 
-    def _fence(self, task_id: int, commit: Commit) -> Manifest | None:
-        folder = self.root.task(task_id)
-        try:
-            folder.write_marker(None)
-        except NotFound:
-            return None
-        folder.fence()
-        return folder.manifest(commit)
 
-
-def _with_commit(task: Task, step: RunStep, manifest: Manifest) -> Task:
-    opened = runs.reopen(task)
-    if opened is None:
-        return task
-    if manifest.outcome == "done":
-        taken = runs.succeed(opened, step.id, manifest.computed, now(), lambda _: True)
-    else:
-        taken = runs.fail(opened, step.id, manifest.attempt, manifest.error, now(), committed=True)
-    return taken or task
-
-
-def _current(task: Task | None, run_id: str, step_id: str) -> RunStep | None:
-    if task is None or task.run is None or task.run.id != run_id or task.run.status != "running":
+def _fence(folder: TaskDir, commit: Commit) -> Manifest | None:
+    try:
+        folder.write_marker(None)
+    except NotFound:
         return None
-    step = task.run.current
-    return step if step is not None and step.id == step_id else None
-
-
-def _step_names(names: object) -> list[str]:
-    allowed = f"allowed: {', '.join(STEPS)}"
-    if not isinstance(names, list) or not names:
-        raise Invalid.field("steps", f"must be a list of at least one step; {allowed}")
-    if len(names) > MAX_STEPS:
-        raise Invalid.field("steps", f"may hold at most {MAX_STEPS} steps")
-    if unknown := [name for name in names if not isinstance(name, str) or name not in STEPS]:
-        raise Invalid.field("steps", f"unknown step {str(unknown[0])[:64]!r}; {allowed}")
-    return list(names)
+    folder.fence()
+    return folder.manifest(commit)

@@ -14,8 +14,9 @@ from typing import Any, Final
 from shared.contracts import states
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
+from shared.taskdir import Manifest
 
-from ..model import Run, RunStep, Task
+from ..model import Run, RunStep, Task, now
 
 Admit = Callable[[str], bool]
 """Whether fair share releases a step of this name now."""
@@ -178,11 +179,47 @@ def end_cancel(task: Task, at: datetime) -> Task | None:
     return replace(task, run=run, state=states.CANCELLED, completed=at, modified=at)
 
 
-def unended(run: Run) -> int:
-    """Count the steps that have not ended."""
-    return sum(not step.status.ended for step in run.steps)
-
-
 def image_changed(task: Task, at: datetime, state: str) -> Task:
     """The image was replaced or removed: what was computed from it goes."""
     return replace(task, pending=None, computed={}, state=state, error=None, modified=at)
+
+
+def current_of(task: Task | None, run_id: str, step_id: str) -> RunStep | None:
+    """Give the current step of a running task, if it is this one."""
+    if task is None or task.run is None or task.run.id != run_id or task.run.status != "running":
+        return None
+    step = task.run.current
+    return step if step is not None and step.id == step_id else None
+
+
+def settle_cancel(task: Task, step: RunStep, manifest: Manifest | None, at: datetime) -> tuple[Task, int]:
+    """End a run that is closed to reports.
+
+    Parameters
+    ----------
+    manifest
+        What its current step had committed before the fence, which counts; None when it had not.
+
+    Returns
+    -------
+    tuple
+        The task as it would be, and how many steps were revoked: none if the commit had ended the run.
+    """
+    if manifest is not None:
+        task = _with_commit(task, step, manifest)
+    if task.run is None or not task.run.active:
+        return task, 0
+    revoked = sum(not other.status.ended for other in task.run.steps)
+    return end_cancel(task, at) or task, revoked
+
+
+def _with_commit(task: Task, step: RunStep, manifest: Manifest) -> Task:
+    """Take in a commit that came before the fence of a cancel."""
+    opened = reopen(task)
+    if opened is None:
+        return task
+    if manifest.outcome == "done":
+        taken = succeed(opened, step.id, manifest.computed, now(), lambda _: True)
+    else:
+        taken = fail(opened, step.id, manifest.attempt, manifest.error, now(), committed=True)
+    return taken or task
