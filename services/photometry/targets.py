@@ -98,7 +98,9 @@ def on_grid(picture: NDArray[np.float64], header: fits.Header, onto: fits.Header
     y, x = np.mgrid[0:size, 0:size]
     ra, dec = WCS(onto).all_pix2world(x.ravel(), y.ravel(), 0)
     px, py = WCS(header).all_world2pix(ra, dec, 0, quiet=True)
-    values = map_coordinates(picture, [py, px], order=1, cval=np.nan)
+    values = map_coordinates(picture, [py, px], order=1, mode="nearest")
+    half = 0.5
+    values[(px < -half) | (py < -half) | (px > picture.shape[1] - half) | (py > picture.shape[0] - half)] = np.nan
     return np.asarray(values.reshape(size, size), np.float32)
 
 
