@@ -35,7 +35,9 @@ def plain(path: Path, folder: Path) -> np.ndarray:
     wcs = WCS(header)
     if wcs.is_celestial:
         astrometry.get_frame_center(wcs=wcs, width=image.shape[1], height=image.shape[0])
-        MOC.from_polygon_skycoord(wcs.pixel_to_world([0, 0, image.shape[1], image.shape[1]], [0, image.shape[0], image.shape[0], 0]))
+        MOC.from_polygon_skycoord(
+            wcs.pixel_to_world([0, 0, image.shape[1], image.shape[1]], [0, image.shape[0], image.shape[0], 0])
+        )
     fits.writeto(folder / "plain.fits", mask.astype(np.int8), overwrite=True)
     return mask
 

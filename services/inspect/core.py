@@ -73,7 +73,9 @@ def statistics_of(image: NDArray[np.float32]) -> Statistics:
     return Statistics(minimum, median, maximum, 1.4826 * float(np.median(np.abs(sample - median))))
 
 
-def gain_of(params: InspectParams, header: fits.Header, image: NDArray[np.float32], stats: Statistics, log: Log) -> float:
+def gain_of(
+    params: InspectParams, header: fits.Header, image: NDArray[np.float32], stats: Statistics, log: Log
+) -> float:
     """Give the gain, electrons per ADU: as asked, from the header, guessed where the image was rescaled, else 1."""
     if params.gain is not None:
         gain = params.gain or headers.DEFAULT_GAIN
@@ -81,7 +83,7 @@ def gain_of(params: InspectParams, header: fits.Header, image: NDArray[np.float3
         return gain
     if _is_rescaled(header, image, stats):
         gain = _guessed_gain(stats)
-        log(f"Warning: the pixel values seem to be rescaled, a gain of {gain:.3g} e-/ADU is guessed; set gain if known")
+        log(f"Warning: the pixel values seem to be rescaled, a gain of {gain:.3g} e-/ADU is guessed; set it if known")
         return gain
     gain_or_none = headers.gain_in(header, log)
     if gain_or_none is None:
@@ -103,7 +105,7 @@ def _is_rescaled(header: fits.Header, image: NDArray[np.float32], stats: Statist
 
 
 def _guessed_gain(stats: Statistics) -> float:
-    """Guess the gain that makes the noise that of photons; from a usual full well where the background is subtracted."""
+    """Guess the gain that makes the noise that of photons; from a usual full well if the sky is subtracted."""
     if stats.rms > 0 and stats.median > 3 * stats.rms:
         return float(np.clip(stats.median / stats.rms**2, 1e-3, 1e9))
     return float(np.clip(_FULL_WELL_ELECTRONS / (stats.maximum - stats.median), 1e-3, 1e9))
@@ -162,9 +164,7 @@ def field_facts(wcs: WCS, shape: tuple[int, int], log: Log) -> dict[str, Any]:
     """Tell where the frame lies, as computed config keys."""
     ra_deg, dec_deg, radius_deg = field_of(wcs, shape)
     scale_deg = pixel_scale_deg(wcs)
-    log(
-        f"Field {ra_deg:.5f} {dec_deg:+.5f}, radius {radius_deg:.3f} deg, {3600 * scale_deg:.3f} arcsec a pixel"
-    )
+    log(f"Field {ra_deg:.5f} {dec_deg:+.5f}, radius {radius_deg:.3f} deg, {3600 * scale_deg:.3f} arcsec a pixel")
     return {
         "field_ra": ra_deg,
         "field_dec": dec_deg,
@@ -179,7 +179,7 @@ def cutout(
 ) -> tuple[NDArray[np.float32], fits.Header] | None:
     """Cut out the surroundings of a position, pixels, 0-based; None when it is outside of the image."""
     rows, columns = image.shape
-    if not (math.isfinite(x) and math.isfinite(y) and -0.5 <= x < columns - 0.5 and -0.5 <= y < rows - 0.5):
+    if not (math.isfinite(x) and math.isfinite(y) and 0 <= x + 0.5 < columns and 0 <= y + 0.5 < rows):
         return None
     left, bottom = max(round(x) - CUTOUT_HALF_PIX, 0), max(round(y) - CUTOUT_HALF_PIX, 0)
     part = image[bottom : round(y) + CUTOUT_HALF_PIX + 1, left : round(x) + CUTOUT_HALF_PIX + 1]

@@ -88,10 +88,10 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
         dec_deg = computed["field_dec"]
 
     ctx.progress(0.85, "targets")
-    targets = _targets(ctx, params, header, wcs, computed, log)
+    targets = _targets(ctx, params, header, wcs, computed=computed, log=log)
     if targets and dec_deg is None and math.isfinite(targets[0].dec_deg):
         dec_deg = targets[0].dec_deg
-    _write_cutout(ctx, targets, image, header, wcs, log)
+    _write_cutout(ctx, targets, image, wcs, log)
     computed |= core.suggestions(params, computed["filter"], dec_deg, log)
     log("Done")
     return computed
@@ -126,6 +126,7 @@ def _targets(
     params: InspectParams,
     header: fits.Header,
     wcs: WCS | None,
+    *,
     computed: dict[str, Any],
     log: Log,
 ) -> list[Target]:
@@ -165,7 +166,6 @@ def _write_cutout(
     ctx: StepContext,
     targets: list[Target],
     image: NDArray[np.float32],
-    header: fits.Header,
     wcs: WCS | None,
     log: Log,
 ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -120,8 +119,18 @@ def refine_wcs(
         )
     table = _prepared(objects, image, mask, fwhm_pix)
     fwhm_pix = fwhm_pix or _DEFAULT_FWHM_PIX
-    for method, start in _starts(table, catalog, wcs, shape, mag_column, log):
-        solution = _solve(table, catalog, start, shape, order, radius_arcsec, mag_column, fwhm_pix, method)
+    for method, start in _starts(table, catalog, wcs, shape, mag_column=mag_column, log=log):
+        solution = _solve(
+            table,
+            catalog,
+            start,
+            shape,
+            order=order,
+            radius_arcsec=radius_arcsec,
+            mag_column=mag_column,
+            fwhm_pix=fwhm_pix,
+            method=method,
+        )
         if solution is not None:
             log(
                 f"Astrometry ({method}): {solution.matched} stars, order "
@@ -136,8 +145,8 @@ def refine_wcs(
     )
 
 
-def _starts(  # noqa: PLR0913  what the fallbacks need
-    table: Table, catalog: Table, wcs: WCS, shape: tuple[int, int], mag_column: str | None, log: Log
+def _starts(
+    table: Table, catalog: Table, wcs: WCS, shape: tuple[int, int], *, mag_column: str | None, log: Log
 ) -> Iterator[tuple[str, WCS]]:
     yield "own", wcs
     near = _near(catalog, wcs, shape)
@@ -222,11 +231,12 @@ def _flattened(image: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> ND
     return np.asarray(clean - background.back(dtype=np.float32), dtype=np.float32)
 
 
-def _solve(  # noqa: PLR0913  the parameters of `refine_wcs`, checked
+def _solve(
     table: Table,
     catalog: Table,
     wcs: WCS,
     shape: tuple[int, int],
+    *,
     order: int,
     radius_arcsec: float | None,
     mag_column: str | None,
@@ -242,7 +252,8 @@ def _solve(  # noqa: PLR0913  the parameters of `refine_wcs`, checked
     xi, eta = tangent_plane(ra, dec, centre_ra, centre_dec)
     x, y = np.asarray(table["x"], float), np.asarray(table["y"], float)
     with quiet_fits():
-        start = np.stack(tangent_plane(*wcs.all_pix2world(x, y, 0), centre_ra, centre_dec), axis=1)
+        sky_ra, sky_dec = wcs.all_pix2world(x, y, 0)
+        start = np.stack(tangent_plane(sky_ra, sky_dec, centre_ra, centre_dec), axis=1)
     field = Field(
         x=x,
         y=y,

@@ -32,7 +32,7 @@ _GRACE_S: Final = 10.0
 _MIN_ORDER: Final = 1
 
 
-def blind_match(  # noqa: PLR0913  the options of a blind search
+def blind_match(
     objects: Table,
     shape: tuple[int, int],
     *,
@@ -79,7 +79,8 @@ def blind_match(  # noqa: PLR0913  the options of a blind search
     if smallest_deg is None:
         raise DataError(
             "no_indexes",
-            f"Blind matching has no index files of Astrometry.net. Install some and name their folders in {INDEX_SETTING}.",
+            "Blind matching has no index files of Astrometry.net. Install some and name their folders in "
+            f"{INDEX_SETTING}.",
         )
     largest_deg = math.hypot(*shape) * scale_hi_arcsec / 3600
     if largest_deg < smallest_deg:
@@ -96,28 +97,13 @@ def blind_match(  # noqa: PLR0913  the options of a blind search
     )
     with TemporaryDirectory(prefix="stdweb-solve-") as name:
         folder = Path(name)
-        argv = _command(program, folder, folders, stars, shape, time_limit_s)
+        argv = _command(program, folder, folders, stars=stars, shape=shape, time_limit_s=time_limit_s)
         argv += ["--scale-low", str(scale_lo_arcsec), "--scale-high", str(scale_hi_arcsec)]
         argv += ["--tweak-order", str(max(order, _MIN_ORDER))]
         if center is not None:
             argv += ["--ra", f"{center[0]:.6f}", "--dec", f"{center[1]:.6f}", "--radius", f"{radius_deg:g}"]
         argv.append(str(folder / "objects.fits"))
-        try:
-            run_program(argv, folder, time_limit_s + _GRACE_S, log)
-        except InternalError as error:
-            log(error.details.get("output", ""))
-            raise _unsolved(shape, scale_lo_arcsec, smallest_deg) from error
-        except TransientError as error:
-            if error.code == "program_timeout":
-                raise _unsolved(shape, scale_lo_arcsec, smallest_deg) from error
-            raise
-        solution = folder / "objects.wcs"
-        if not solution.is_file():
-            raise _unsolved(shape, scale_lo_arcsec, smallest_deg)
-        with quiet_fits():
-            header = fits.getheader(solution)
-        header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
-        wcs = usable_wcs(header)
+        wcs = _solved(argv, folder, shape, time_limit_s, log)
     if wcs is None:
         raise _unsolved(shape, scale_lo_arcsec, smallest_deg)
     ra, dec = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
@@ -125,8 +111,28 @@ def blind_match(  # noqa: PLR0913  the options of a blind search
     return wcs
 
 
-def _command(  # noqa: PLR0913  what the call is made of
-    program: str, folder: Path, indexes: list[Path], stars: Table, shape: tuple[int, int], time_limit_s: float
+def _solved(argv: list[str], folder: Path, shape: tuple[int, int], time_limit_s: float, log: Log) -> WCS | None:
+    """Run the solver; None when it finds nothing within its time."""
+    try:
+        run_program(argv, folder, time_limit_s + _GRACE_S, log)
+    except InternalError as error:
+        log(error.details.get("output", ""))
+        return None
+    except TransientError as error:
+        if error.code == "program_timeout":
+            return None
+        raise
+    solution = folder / "objects.wcs"
+    if not solution.is_file():
+        return None
+    with quiet_fits():
+        header = fits.getheader(solution)
+    header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
+    return usable_wcs(header)
+
+
+def _command(
+    program: str, folder: Path, indexes: list[Path], *, stars: Table, shape: tuple[int, int], time_limit_s: float
 ) -> list[str]:
     config = folder / "engine.cfg"
     config.write_text(
@@ -134,7 +140,9 @@ def _command(  # noqa: PLR0913  what the call is made of
     )
     with quiet_fits():
         stars.write(folder / "objects.fits", format="fits", overwrite=True)
-    none = [word for name in ("new-fits", "rdls", "match", "corr", "index-xyls", "solved") for word in (f"--{name}", "none")]
+    none = [
+        word for name in ("new-fits", "rdls", "match", "corr", "index-xyls", "solved") for word in (f"--{name}", "none")
+    ]
     return [
         program,
         *("--config", str(config), "--dir", str(folder), "--temp-dir", str(folder)),
@@ -178,9 +186,9 @@ def _smallest_field_deg(folders: list[Path]) -> float | None:
 def _too_small(field_deg: float, smallest_deg: float) -> DataError:
     return DataError(
         "field_too_small",
-        f"The field is at most {60 * field_deg:.1f} arcmin wide, but the installed index files of Astrometry.net hold no "
-        f"patterns below {60 * smallest_deg:.0f} arcmin. Raise blind_match_ps_up, or install finer index files and name "
-        f"their folders in {INDEX_SETTING}.",
+        f"The field is at most {60 * field_deg:.1f} arcmin wide, but the installed index files of Astrometry.net hold "
+        f"no patterns below {60 * smallest_deg:.0f} arcmin. Raise blind_match_ps_up, or install finer index files and "
+        f"name their folders in {INDEX_SETTING}.",
     )
 
 

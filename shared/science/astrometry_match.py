@@ -121,7 +121,7 @@ class _Plane:
     def __init__(self, shape: tuple[int, int], order: int) -> None:
         self.x0, self.y0, self.scale = (shape[1] - 1) / 2, (shape[0] - 1) / 2, max(shape) / 2
         self.powers = terms(order)
-        self.coefficients = np.zeros((len(self.powers), 2))
+        self.coefficients: Floats = np.zeros((len(self.powers), 2))
 
     def design(self, x: Floats, y: Floats) -> Floats:
         u, v = (x - self.x0) / self.scale, (y - self.y0) / self.scale
@@ -129,7 +129,8 @@ class _Plane:
 
     def fit(self, x: Floats, y: Floats, targets: Floats, weights: Floats) -> "_Plane":
         root = np.sqrt(weights)[:, None]
-        self.coefficients, *_ = np.linalg.lstsq(self.design(x, y) * root, targets * root, rcond=None)
+        solution, *_ = np.linalg.lstsq(self.design(x, y) * root, targets * root, rcond=None)
+        self.coefficients = np.asarray(solution, np.float64)
         return self
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
@@ -170,7 +171,11 @@ def match(field: Field, start: Floats, order: int, radius_deg: float | None) -> 
     tree = cKDTree(np.stack([field.xi, field.eta], axis=1))
     for guess in _votes(field, start, pixel_deg, rough.coefficients[1:3]):
         closer = _approach(field, tree, guess, max(order, 1), pixel_deg)
-        found = None if closer is None else _final(field, tree, closer, max(order, 1), radius_deg, pixel_deg)
+        found = (
+            None
+            if closer is None
+            else _final(field, tree, closer, order=max(order, 1), radius_deg=radius_deg, pixel_deg=pixel_deg)
+        )
         if found is not None:
             return found
     return None
@@ -178,7 +183,7 @@ def match(field: Field, start: Floats, order: int, radius_deg: float | None) -> 
 
 def _approach(field: Field, tree: cKDTree, guess: Floats, order: int, pixel_deg: float) -> Floats | None:
     for stage_order, tolerance_pix in _STAGES:
-        pairs = _pairs(tree, guess, field, tolerance_pix * pixel_deg)
+        pairs = _pairs(tree, guess, tolerance_pix * pixel_deg)
         # a fit through few pairs has to stay stiff
         used = _supported(min(stage_order, order), len(pairs[0]))
         if used < 1:
@@ -211,7 +216,10 @@ def _votes(field: Field, start: Floats, pixel_deg: float, axes: Floats) -> Itera
         yield start + shift * pixel_deg
     # hundreds of votes: fewer pairs in each
     few = positions[: int(np.clip(_VOTE_PAIRS / len(stars), _VOTE_FEWEST, _BRIGHT_OBJECTS // 2))]
-    for mirrors, angles_deg, scales in ((_UPRIGHT, _ROTATIONS_DEG, _SCALES), (_TURNED, _FEW_ROTATIONS_DEG, _FEW_SCALES)):
+    for mirrors, angles_deg, scales in (
+        (_UPRIGHT, _ROTATIONS_DEG, _SCALES),
+        (_TURNED, _FEW_ROTATIONS_DEG, _FEW_SCALES),
+    ):
         best: tuple[float, Floats, Floats] = (0.0, np.zeros(2), np.eye(2))
         for mirror, angle, scale in product(mirrors, np.deg2rad(angles_deg), scales):
             rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -252,9 +260,7 @@ def _peak(positions: Floats, stars: Floats, reach_pix: float) -> tuple[Floats, f
     return shift, float((smooth[row, column] - expected) / math.sqrt(expected))
 
 
-def _pairs(
-    tree: cKDTree, positions: Floats, field: Field, tolerance_deg: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+def _pairs(tree: cKDTree, positions: Floats, tolerance_deg: float) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """Pair each object with its nearest star and each star with its nearest object."""
     usable = np.flatnonzero(np.isfinite(positions).all(axis=1))
     distance, star = tree.query(positions[usable], distance_upper_bound=tolerance_deg)
@@ -283,13 +289,13 @@ def _robust_fit(
     return plane(field.x, field.y)
 
 
-def _final(  # noqa: PLR0913  all of it is state of the one fit
-    field: Field, tree: cKDTree, guess: Floats, order: int, radius_deg: float | None, pixel_deg: float
+def _final(
+    field: Field, tree: cKDTree, guess: Floats, *, order: int, radius_deg: float | None, pixel_deg: float
 ) -> Match | None:
     """Repeat a weighted, clipped fit until its pairs settle, and judge it."""
     tolerance_deg = radius_deg or _TOLERANCE_BOUNDS_PIX[1] * pixel_deg
     for number in range(_FINAL_ROUNDS):
-        objects, stars, distance = _pairs(tree, guess, field, tolerance_deg)
+        objects, stars, distance = _pairs(tree, guess, tolerance_deg)
         used = _supported(order, len(objects))
         if used < 1:
             return None
@@ -304,12 +310,17 @@ def _final(  # noqa: PLR0913  all of it is state of the one fit
         guess = plane(field.x, field.y)
         if radius_deg is None and number == _FINAL_ROUNDS // 2:
             spread = 1.48 * float(np.median(distance))
-            tolerance_deg = float(np.clip(5 * spread, *(bound * pixel_deg for bound in _TOLERANCE_BOUNDS_PIX)))
+            tolerance_deg = _bounded(5 * spread, pixel_deg)
     if not _is_real(field, tree, guess, tolerance_deg, pixel_deg):
         return None
     residual = np.hypot(*(guess[objects] - targets).T)[good]
     rms_deg = math.sqrt(float(np.sum(weights[good] * residual**2) / np.sum(weights[good])))
     return Match(objects[good], stars[good], weights[good], used, rms_deg)
+
+
+def _bounded(tolerance_deg: float, pixel_deg: float) -> float:
+    low, high = _TOLERANCE_BOUNDS_PIX
+    return min(max(tolerance_deg, low * pixel_deg), high * pixel_deg)
 
 
 def _weights(
@@ -331,7 +342,7 @@ def _weights(
 def _is_real(field: Field, tree: cKDTree, positions: Floats, tolerance_deg: float, pixel_deg: float) -> bool:
     """Tell whether more objects lie on stars, and closer, than chance would have it."""
     # in a crowded catalogue each object has a star within two pixels: a fine tolerance tells more
-    tolerance_deg = float(np.clip(tolerance_deg, *(bound * pixel_deg for bound in _TOLERANCE_BOUNDS_PIX)))
+    tolerance_deg = _bounded(tolerance_deg, pixel_deg)
     bright = positions[np.isfinite(positions).all(axis=1)][: 5 * _BRIGHT_OBJECTS]
     distance, _ = tree.query(bright, distance_upper_bound=tolerance_deg)
     there = np.isfinite(distance)

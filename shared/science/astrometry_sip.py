@@ -94,7 +94,9 @@ def fit_sip(
         ra0, dec0 = from_tangent_plane(solution_xi[:1], solution_eta[:1], *centre)
         centre = float(ra0[0]), float(dec0[0])
     per_pixel = np.array([1 / scale ** (i + j) for i, j in powers])
-    return _wcs_of(powers, solution_xi * per_pixel, solution_eta * per_pixel, centre, (x0, y0), shape)
+    return _wcs_of(
+        powers, solution_xi * per_pixel, solution_eta * per_pixel, centre=centre, reference=(x0, y0), shape=shape
+    )
 
 
 def _mean_direction(ra_deg: Floats, dec_deg: Floats) -> tuple[float, float]:
@@ -110,6 +112,7 @@ def _wcs_of(
     powers: list[tuple[int, int]],
     xi: Floats,
     eta: Floats,
+    *,
     centre: tuple[float, float],
     reference: tuple[float, float],
     shape: tuple[int, int],

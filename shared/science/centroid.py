@@ -42,17 +42,18 @@ def windowed_centroids(
         Refined positions, pixels, 0-based; unchanged where the iteration did not settle nearby.
     """
     none = np.zeros((0, 0), dtype=np.bool_)
-    return _centroids(
+    refined: tuple[NDArray[np.float64], NDArray[np.float64]] = _centroids(
         np.ascontiguousarray(image, dtype=np.float32),
         np.ascontiguousarray(x, dtype=np.float64),
         np.ascontiguousarray(y, dtype=np.float64),
         max(float(fwhm_pix), 1.0),
         none if mask is None else np.ascontiguousarray(mask, dtype=np.bool_),
     )
+    return refined
 
 
 @njit(cache=True)
-def _centroids(image, x, y, fwhm_pix, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+def _centroids(image, x, y, fwhm_pix, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, C901  compiled
     rows, columns = image.shape
     masked = mask.size > 0
     sigma = fwhm_pix / 2.3548200450309493
@@ -62,7 +63,7 @@ def _centroids(image, x, y, fwhm_pix, mask):  # type: ignore[no-untyped-def]  # 
         px, py = x[k], y[k]
         settled = False
         for _ in range(_MAX_ITERATIONS):
-            if not (-0.5 <= px < columns - 0.5 and -0.5 <= py < rows - 0.5):
+            if not (0 <= px + 0.5 < columns and 0 <= py + 0.5 < rows):
                 break
             total = sum_x = sum_y = 0.0
             for j in range(max(0, math.ceil(py - radius)), min(rows - 1, math.floor(py + radius)) + 1):

@@ -106,7 +106,7 @@ def _laplacian_at(image, row, column):  # type: ignore[no-untyped-def]  # noqa: 
 
 
 @njit(cache=True)
-def _significance(image, noise, per_gain, row, column, box):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+def _significance(image, noise, per_gain, row, column, box):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917  compiled
     """Give the Laplacian over its noise without what smooth structure gives (equations 11 to 13), and the noise."""
     rows, columns = image.shape
     laplacian = _laplacian_at(image, row, column)
@@ -161,7 +161,7 @@ def _candidates(image, mask, noise):  # type: ignore[no-untyped-def]  # noqa: AN
             line[column] = _laplacian_at(image, row, column) > limit * sigma[column]
         for column in range(columns):
             if line[column] and not mask[row, column]:
-                found.append((row, column))
+                found.append((row, column))  # noqa: PERF401  numba knows no generators here
     return _split(found)
 
 
@@ -174,7 +174,7 @@ def _split(pixels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  com
 
 
 @njit(cache=True)
-def _one_pass(image, mask, found, noise, per_gain, rows, columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  compiled
+def _one_pass(image, mask, found, noise, per_gain, rows, columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, C901, PLR0917  compiled
     """Judge candidates, add the neighbours of hits to `found`, and list what is new."""
     box = np.empty(49, dtype=np.float32)
     small = np.empty(9, dtype=np.float32)

@@ -26,7 +26,7 @@ class _Part:
     has_plane: bool
 
 
-def bytes_to_image(file: BinaryIO, limit_bytes: int) -> int:
+def bytes_to_image(file: BinaryIO | gzip.GzipFile, limit_bytes: int) -> int:
     """Walk to the end of the first part with an image plane, and tell how many bytes of the file there are up to it.
 
     Parameters
@@ -58,7 +58,7 @@ def bytes_to_image(file: BinaryIO, limit_bytes: int) -> int:
     return file.tell()
 
 
-def _next_part(file: BinaryIO) -> _Part | None:
+def _next_part(file: BinaryIO | gzip.GzipFile) -> _Part | None:
     """Read a header; None at the end of the file, or at what is no header."""
     cards: dict[str, str] = {}
     for _ in range(_MAX_HEADER_BLOCKS):

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from astropy.utils.exceptions import AstropyWarning
-from erfa import ErfaWarning
+from erfa import ErfaWarning  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from ..errors import DataError
@@ -47,8 +47,30 @@ FITS_FAULTS: Final = (
 )
 
 _STRUCTURE: Final = frozenset(
-    "SIMPLE XTENSION BITPIX NAXIS EXTEND PCOUNT GCOUNT GROUPS TFIELDS BSCALE BZERO BLANK CHECKSUM DATASUM EXTNAME "
-    "EXTVER EXTLEVEL INHERIT NEXTEND END COMMENT HISTORY".split()
+    (
+        "SIMPLE",
+        "XTENSION",
+        "BITPIX",
+        "NAXIS",
+        "EXTEND",
+        "PCOUNT",
+        "GCOUNT",
+        "GROUPS",
+        "TFIELDS",
+        "BSCALE",
+        "BZERO",
+        "BLANK",
+        "CHECKSUM",
+        "DATASUM",
+        "EXTNAME",
+        "EXTVER",
+        "EXTLEVEL",
+        "INHERIT",
+        "NEXTEND",
+        "END",
+        "COMMENT",
+        "HISTORY",
+    )
 )
 
 
@@ -87,7 +109,7 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
     size_bytes = _content_bytes(path)
     with quiet_fits():
         try:
-            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True, ignore_missing_simple=False) as hdus:
+            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
                 image, header = _first_plane(hdus, size_bytes)
         except FITS_FAULTS as error:
             raise DataError(
@@ -127,7 +149,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
             f"The custom mask has {size_of(image.shape)} pixels, the image {size_of(shape)}: they must be the same. "
             "Upload a mask made for this image.",
         )
-    return image != 0  # NaN differs from 0 too
+    return np.asarray(image != 0)  # NaN differs from 0 too
 
 
 def size_of(shape: tuple[int, ...]) -> str:
@@ -203,7 +225,7 @@ def _each(hdus: fits.HDUList) -> Iterator[Any]:
         number += 1
 
 
-def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:  # noqa: ANN401  one of astropy's three
+def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:
     pixels = shape[-1] * shape[-2]
     if pixels > MAX_PIXELS:
         raise DataError(
@@ -230,7 +252,7 @@ def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:  # n
 def _plane_of(
     hdus: fits.HDUList,
     number: int,
-    hdu: Any,  # noqa: ANN401  one of astropy's three
+    hdu: Any,
     shape: tuple[int, ...],
 ) -> tuple[NDArray[np.float32], fits.Header]:
     header = clean_header(hdu.header)
@@ -252,7 +274,9 @@ def _plane_of(
 
 def _unscale_asinh(image: NDArray[np.float32], header: fits.Header) -> NDArray[np.float32]:
     offset, soften = header.get("BOFFSET"), header.get("BSOFTEN")
-    if not isinstance(offset, int | float) or not isinstance(soften, int | float) or not np.isfinite([offset, soften]).all():
+    if not isinstance(offset, int | float) or not isinstance(soften, int | float):
+        return image
+    if not np.isfinite([offset, soften]).all():
         return image
     linear = np.float32(offset) + np.float32(2 * soften) * np.sinh(image * np.float32(_ASINH_SCALE))
     for key in ("BOFFSET", "BSOFTEN"):

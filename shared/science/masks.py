@@ -78,15 +78,15 @@ def build_mask(
     parts = {"not finite": ~np.isfinite(image), "saturated": image >= saturation_adu}
     if custom is not None:
         parts["in the custom mask"] = custom
-    mask = np.logical_or.reduce(list(parts.values()))
+    mask: NDArray[np.bool_] = np.logical_or.reduce(list(parts.values()))
     for name, part in parts.items():
         log(f"Mask: {_share(part)} {name}")
     if mask.mean() > MAX_MASKED_FRACTION:
         what = ", ".join(f"{100 * part.mean():.1f} % {name}" for name, part in parts.items() if part.any())
         raise DataError(
             "masked",
-            f"{100 * mask.mean():.1f} % of the image is masked ({what}), more than the {100 * MAX_MASKED_FRACTION:.0f} % "
-            "that are allowed. Check saturation and custom_mask.fits.",
+            f"{100 * mask.mean():.1f} % of the image is masked ({what}), more than the "
+            f"{100 * MAX_MASKED_FRACTION:.0f} % that are allowed. Check saturation and custom_mask.fits.",
         )
     if mask_cosmics:
         background, noise = background_maps(image, mask)

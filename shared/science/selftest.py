@@ -18,6 +18,8 @@ _PROGRAMS: Final = {
 }
 _ZERO_POINT: Final = 25.0
 _STARS: Final = 60
+_ZERO_POINT_TOLERANCE_MAG: Final = 0.02
+_CENTROID_TOLERANCE_PIX: Final = 0.01
 
 
 def self_test() -> list[str]:
@@ -62,7 +64,7 @@ def _check_detection() -> None:
     if len(found) != 1:
         raise _fatal(f"SEP finds {len(found)} objects where one is")
     centre_x, centre_y = windowed_centroids(image, found["x"], found["y"], 3.5)
-    if abs(centre_x[0] - 30.3) > 0.01 or abs(centre_y[0] - 33.6) > 0.01:
+    if np.hypot(centre_x[0] - 30.3, centre_y[0] - 33.6) > _CENTROID_TOLERANCE_PIX:
         raise _fatal("centroids are wrong", x=float(centre_x[0]), y=float(centre_y[0]))
 
 
@@ -82,9 +84,11 @@ def _check_robust_fit() -> None:
                 ra, dec, measured, errors, np.zeros(_STARS, int), ra, dec, magnitudes, cat_magerr=errors, robust=True
             )
         except TypeError as error:
-            raise _fatal("robust calibration fails, most likely for another version of statsmodels", reason=str(error)) from error
+            raise _fatal(
+                "robust calibration fails, most likely for another version of statsmodels", reason=str(error)
+            ) from error
     if solution is None:
         raise _fatal("robust calibration finds no solution")
     zero_point = float(np.median(solution["zero_model"]))
-    if abs(zero_point - _ZERO_POINT) > 0.02:
+    if abs(zero_point - _ZERO_POINT) > _ZERO_POINT_TOLERANCE_MAG:
         raise _fatal("robust calibration finds a wrong zero point", zero_point=zero_point)

@@ -10,18 +10,21 @@ from astropy.io import fits
 from astropy.wcs import WCS, NoConvergence, WcsError
 from astropy.wcs.utils import proj_plane_pixel_area, proj_plane_pixel_scales, wcs_to_celestial_frame
 from mocpy import MOC
+from numpy.typing import NDArray
 
 from .astrometry_sip import fit_sip
 from .images import FITS_FAULTS, quiet_fits
+from .plates import has_plate_solution, plate_positions
 
 MAX_PIXEL_SCALE_ARCSEC: Final = 100.0
 """A header with coarser pixels is taken for an all-sky image, or for wrong."""
 
-_FAULTS: Final = (*FITS_FAULTS, NoConvergence, WcsError, RuntimeError)
+_FAULTS: Final = (*FITS_FAULTS, NoConvergence, WcsError, RuntimeError, MemoryError)
 _ROUND_TRIP_PIX: Final = 0.5
 _CONVERSION_PIX: Final = 0.02
 _CONVERSION_ORDERS: Final = (1, 3, 5, 7)
 _GRID: Final = 15
+_PLATE_ORDER: Final = 4
 _DEFAULT_SIDE_PIX: Final = 1024
 _MOC_CELLS: Final = 40
 """Cells of the coverage map along the radius of the frame, at least."""
@@ -42,6 +45,8 @@ def usable_wcs(header: fits.Header) -> WCS | None:
         None when the header has none that can be used.
     """
     with quiet_fits():
+        if has_plate_solution(header):
+            return _plate_wcs(header)
         for candidate in _variants(header):
             try:
                 wcs = WCS(candidate, naxis=2)
@@ -121,6 +126,22 @@ def moc_string(moc: MOC) -> str:
     return " ".join(str(moc.to_string(format="ascii")).split())
 
 
+def _plate_wcs(header: fits.Header) -> WCS | None:
+    rows, columns = _shape(header)
+    x, y = _grid((rows, columns))
+    try:
+        ra, dec = plate_positions(header, x, y)
+        wcs = fit_sip(x, y, ra, dec, shape=(rows, columns), order=_PLATE_ORDER)
+        return wcs if _is_sane(wcs, (rows, columns)) else None
+    except _FAULTS:
+        return None
+
+
+def _grid(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.meshgrid(np.linspace(0, shape[1] - 1, _GRID), np.linspace(0, shape[0] - 1, _GRID))
+    return x.ravel(), y.ravel()
+
+
 def _shape(header: fits.Header) -> tuple[int, int]:
     sides = [header.get(key) for key in ("NAXIS2", "NAXIS1")]
     rows, columns = (side if isinstance(side, int) and side > 0 else _DEFAULT_SIDE_PIX for side in sides)
@@ -159,8 +180,7 @@ def _drop(header: fits.Header, stems: tuple[str, ...]) -> None:
 def _numeric(header: fits.Header) -> fits.Header | None:
     """Copy a header with numbers that were written as strings read; None when one that matters is no number."""
     copy = header.copy()
-    plate = "AMDX1" in copy and "PLTRAH" in copy
-    if not plate and not all(f"{stem}{axis}" in copy for stem in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)):
+    if not all(f"{stem}{axis}" in copy for stem in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)):
         return None
     for key in list(copy):
         if key.rstrip("0123456789_") in {"CRVAL", "CRPIX", "CDELT", "CROTA", "CD", "PC", "PV", "EQUINOX", "LONPOLE"}:
@@ -178,7 +198,7 @@ def _numeric(header: fits.Header) -> fits.Header | None:
     if any(key.startswith(("CD1_", "CD2_")) for key in copy):
         _drop(copy, ("PC",))  # the standard forbids both
     linear = [key for key in copy if key.startswith(("CD1_", "CD2_", "PC1_", "PC2_", "CDELT"))]
-    return copy if linear or plate else None
+    return copy if linear else None
 
 
 def _is_sane(wcs: WCS, shape: tuple[int, int]) -> bool:
@@ -209,10 +229,7 @@ def _normalized(wcs: WCS, shape: tuple[int, int]) -> WCS:
     bent = any(table is not None for table in (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2))
     if equatorial and plain and kinds[0].startswith("RA") and not bent and "DQ1" not in written:
         return wcs
-    rows, columns = shape
-    x, y = (
-        axis.ravel() for axis in np.meshgrid(np.linspace(0, columns - 1, _GRID), np.linspace(0, rows - 1, _GRID))
-    )
+    x, y = _grid(shape)
     world = wcs.all_pix2world(x, y, 0)
     sky = SkyCoord(world[wcs.wcs.lng], world[wcs.wcs.lat], unit="deg", frame=frame)
     # FK5 J2000 is taken for ICRS, as catalogue matching absorbs the few hundredths of an arcsecond

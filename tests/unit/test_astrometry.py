@@ -125,7 +125,9 @@ def wide_field():
     """Real Tycho-2 stars at 5 arcsec a pixel."""
     centre, side = (83.0, 22.0), 2048
     header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": centre[0], "CRVAL2": centre[1]})
-    header.update({"CRPIX1": side / 2, "CRPIX2": side / 2, "CD1_1": 5 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 5 / 3600})
+    header.update(
+        {"CRPIX1": side / 2, "CRPIX2": side / 2, "CD1_1": 5 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 5 / 3600}
+    )
     truth = WCS(header)
     stars = tycho_stars(*centre, 2.2)
     x, y = truth.all_world2pix(stars["ra"], stars["dec"], 0)
@@ -174,10 +176,15 @@ def test_no_indexes(tmp_path):
 
 def test_no_blind_match():
     random = np.random.default_rng(4)
-    objects = Table({"x": random.uniform(0, 2048, 30), "y": random.uniform(0, 2048, 30), "flux": random.uniform(1, 9, 30)})
+    objects = Table(
+        {"x": random.uniform(0, 2048, 30), "y": random.uniform(0, 2048, 30), "flux": random.uniform(1, 9, 30)}
+    )
     with pytest.raises(DataError, match="found no solution"):
         blind_match(
-            objects, (2048, 2048), **{**BLIND, "center": (83.0, 22.0), "scale_lo_arcsec": 4, "time_limit_s": 5}, log=lambda *_: None
+            objects,
+            (2048, 2048),
+            **{**BLIND, "center": (83.0, 22.0), "scale_lo_arcsec": 4, "time_limit_s": 5},
+            log=lambda *_: None,
         )
 
 

@@ -20,7 +20,9 @@ def test_scatter_is_that_of_the_photons():
     random = np.random.default_rng(1)
     found = []
     for _ in range(200):
-        x, y = windowed_centroids(star() + random.normal(0, 10, (64, 64)).astype(np.float32), np.array([30.0]), np.array([34.0]), 3.8)
+        x, y = windowed_centroids(
+            star() + random.normal(0, 10, (64, 64)).astype(np.float32), np.array([30.0]), np.array([34.0]), 3.8
+        )
         found.append((x[0] - X, y[0] - Y))
     scatter = np.std(found, axis=0)
     # S/N of a matched filter is 1000 / 10 * sqrt(pi) * sigma: sigma / (S/N), and no better

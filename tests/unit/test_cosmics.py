@@ -44,7 +44,13 @@ def test_edges_and_masked_pixels():
 
 
 def test_a_noiseless_image_has_none():
-    assert not cosmic_rays(np.ones((32, 32), np.float32), np.zeros((32, 32), bool), np.ones((32, 32), np.float32), np.zeros((32, 32), np.float32), 1.0).any()
+    assert not cosmic_rays(
+        np.ones((32, 32), np.float32),
+        np.zeros((32, 32), bool),
+        np.ones((32, 32), np.float32),
+        np.zeros((32, 32), np.float32),
+        1.0,
+    ).any()
 
 
 def test_mask_tells_its_parts():

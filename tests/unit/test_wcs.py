@@ -34,8 +34,21 @@ GOOD = {
     "plain": {},
     "TAN with PV terms": made.TPV,
     "TPV": {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", **made.TPV},
-    "SIP": {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-5, "B_0_2": -2e-5},
-    "IRAF leftovers": {"WAT0_001": "system=image", "WAT1_001": "wtype=tan axtype=ra", "LTV1": -3.0, "LTM1_1": 1.0, "WCSDIM": 2},
+    "SIP": {
+        "CTYPE1": "RA---TAN-SIP",
+        "CTYPE2": "DEC--TAN-SIP",
+        "A_ORDER": 2,
+        "B_ORDER": 2,
+        "A_2_0": 1e-5,
+        "B_0_2": -2e-5,
+    },
+    "IRAF leftovers": {
+        "WAT0_001": "system=image",
+        "WAT1_001": "wtype=tan axtype=ra",
+        "LTV1": -3.0,
+        "LTM1_1": 1.0,
+        "WCSDIM": 2,
+    },
     "galactic": {"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"},
     "B1950": {"RADESYS": "FK4", "EQUINOX": 1950.0},
     "declination first": {"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN", "CRVAL1": 35.0, "CRVAL2": 120.0},
@@ -101,7 +114,9 @@ def test_empty_header():
 def plate_header() -> fits.Header:
     """A plate solution as the Digitized Sky Survey writes it; the plate's centre is the field's."""
     header = fits.Header({"NAXIS": 2, "NAXIS1": made.SIDE, "NAXIS2": made.SIDE, "EQUINOX": 2000.0})
-    header.update({"PLTRAH": 8, "PLTRAM": 0, "PLTRAS": 0.0, "PLTDECSN": "+", "PLTDECD": 35, "PLTDECM": 0, "PLTDECS": 0.0})
+    header.update(
+        {"PLTRAH": 8, "PLTRAM": 0, "PLTRAS": 0.0, "PLTDECSN": "+", "PLTDECD": 35, "PLTDECM": 0, "PLTDECS": 0.0}
+    )
     header.update({"PLTSCALE": 67.2, "XPIXELSZ": 25.28, "YPIXELSZ": 25.28, "CNPIX1": 5000 - 128, "CNPIX2": 5000 - 128})
     header.update({"PPO1": 0.0, "PPO2": 0.0, "PPO3": 5000 * 25.28, "PPO4": 0.0, "PPO5": 0.0, "PPO6": 5000 * 25.28})
     for axis in "XY":
@@ -152,7 +167,14 @@ def test_tangent_plane_there_and_back():
 
 def test_fitted_solution_and_its_inverse():
     header = header_with(
-        CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", A_ORDER=3, B_ORDER=3, A_2_0=2e-5, A_1_2=1e-8, B_1_1=1e-5, B_0_3=1e-8
+        CTYPE1="RA---TAN-SIP",
+        CTYPE2="DEC--TAN-SIP",
+        A_ORDER=3,
+        B_ORDER=3,
+        A_2_0=2e-5,
+        A_1_2=1e-8,
+        B_1_1=1e-5,
+        B_0_3=1e-8,
     )
     truth = WCS(header)
     x, y = np.random.default_rng(2).uniform(0, 255, (2, 300))
@@ -164,4 +186,6 @@ def test_fitted_solution_and_its_inverse():
     shift_u, shift_v = (
         sum(matrix[i, j] * u**i * v**j for i in range(4) for j in range(4)) for matrix in (fitted.sip.ap, fitted.sip.bp)
     )
-    assert np.hypot(u + shift_u - (x + 1 - fitted.wcs.crpix[0]), v + shift_v - (y + 1 - fitted.wcs.crpix[1])).max() < 0.05
+    assert (
+        np.hypot(u + shift_u - (x + 1 - fitted.wcs.crpix[0]), v + shift_v - (y + 1 - fitted.wcs.crpix[1])).max() < 0.05
+    )
