@@ -9,7 +9,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from shared.contracts.bands import suggested_catalogs
+from shared.contracts.bands import CATALOGS, suggested_catalogs
 from shared.contracts.params import PhotometryParams
 from shared.errors import DataError, StepError, TransientError
 from shared.science.astrometry import Solution, refine_wcs
@@ -25,6 +25,8 @@ _BLIND_TIME_LIMIT_S: Final = 300.0
 _FALLBACK_TIME_LIMIT_S: Final = 60.0
 _FALLBACK_RADIUS_DEG: Final = 2.0
 _FALLBACK_SCALE: Final = 1.3
+_DECLINATIONS_DEG: Final = (-60.0, -10.0, 60.0)
+"""One in each zone of the rules; a header without WCS does not tell where it is."""
 _FIELD_MARGIN: Final = 1.05
 """The header's solution is only roughly right."""
 
@@ -57,6 +59,27 @@ def first_wcs(
     return solved, True
 
 
+def catalog_order(cat_name: str | None, band: str, dec_deg: float, *, suggested: bool) -> tuple[list[str], bool]:
+    """List the catalogues to try, and tell whether the choice is ours.
+
+    Parameters
+    ----------
+    cat_name
+        From the config: asked for, or what `inspect` suggested.
+    suggested
+        Whether `inspect` chose by itself. The user may have asked for another one since, or for another band, so that
+        only what it could have suggested counts as a suggestion.
+    """
+    ours = suggested_catalogs(band, dec_deg)
+    if cat_name is None:
+        return list(ours), True
+    if suggested and band not in CATALOGS[cat_name].filters:
+        return list(ours), True
+    if suggested and cat_name in {suggested_catalogs(band, anywhere_deg)[0] for anywhere_deg in _DECLINATIONS_DEG}:
+        return [cat_name, *(name for name in ours if name != cat_name)], True
+    return [cat_name], False
+
+
 def choose_catalog(
     ctx: StepContext, params: PhotometryParams, wcs: WCS, shape: tuple[int, int]
 ) -> tuple[str, Table, CatalogColumns]:
@@ -73,10 +96,8 @@ def choose_catalog(
     """
     ra, dec, radius = field_of(wcs, shape)
     band = params.filter
-    suggested = suggested_catalogs(band, dec)
-    own_choice = params.cat_name is None or bool(ctx.config.get("cat_suggested"))
-    first = params.cat_name if params.cat_name is not None else suggested[0]
-    names = [first, *(name for name in suggested if name != first)] if own_choice else [first]
+    names, own_choice = catalog_order(params.cat_name, band, dec, suggested=bool(ctx.config.get("cat_suggested")))
+    first = names[0]
     away: TransientError | None = None
     for name in names:
         columns = catalog_columns(name, band)
