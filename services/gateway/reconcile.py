@@ -5,8 +5,10 @@ import time
 from typing import Final
 
 import structlog
+from prometheus_client import Gauge
 
 from shared.contracts.states import StepStatus
+from shared.contracts.steps import STEPS
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
@@ -19,6 +21,8 @@ _UNKNOWN_S: Final = 10.0  # a step that another gateway should have published is
 _TRASH_S: Final = 60.0  # until then a worker may still stand in a folder that was set aside
 _INCOMING_S: Final = 3600.0  # a client may pause that long in an upload
 _HOUSEKEEPING_S: Final = 60.0
+
+WAITING: Final = Gauge("stdweb_steps_waiting", "Steps held back by fair share", ["step"])
 
 log = structlog.get_logger()
 
@@ -57,6 +61,7 @@ class Reconciler:
         self._connected = connected
         active = await self._tasks.active()
         self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
+        _count_waiting(active)
         for task in active:
             await self._look_at(task)
         for user, step in await self._coordinator.shares.refill():
@@ -126,3 +131,13 @@ class Reconciler:
         for task_id in orphans:
             log.warning("folder without a task", task=task_id)
             await asyncio.to_thread(self._root.task(task_id).set_aside)
+
+
+def _count_waiting(active: list[Task]) -> None:
+    counts = dict.fromkeys(STEPS, 0)
+    for task in active:
+        step = task.run.current if task.run else None
+        if step is not None and step.status is StepStatus.WAITING:
+            counts[step.name] += 1
+    for name, count in counts.items():
+        WAITING.labels(name).set(count)
