@@ -131,7 +131,7 @@ async def dispatch(state: StackState, api: Api, count: int) -> list[float]:
         task = await api.create()
         started[task] = asyncio.get_running_loop().create_future()
         answered = await api.process(task, ["cleanup"])
-        times.append(await asyncio.wait_for(started.pop(task), 60) - answered)
+        times.append(await asyncio.wait_for(started[task], 60) - answered)
         await api.wait(task, 0.02)
         await asyncio.sleep(0.1)  # the pool has its next child ready, as for a user who comes by now and then
     await broker.close()

@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import structlog
+import uvloop
 from aiohttp import web
 
 from shared.broker import connect
@@ -35,4 +36,4 @@ async def main(settings: GatewaySettings) -> None:
 if __name__ == "__main__":
     settings = GatewaySettings()
     configure_logging(settings, "gateway")
-    asyncio.run(main(settings))
+    uvloop.run(main(settings))

@@ -1,7 +1,6 @@
-"""The steps `cleanup` and `inspect`: files in and out."""
+"""The step `inspect`: files in and out."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,17 +30,12 @@ def warm() -> None:
     build_mask(flat, 10.0, 1.0, custom=None, mask_cosmics=True, log=lambda *_: None)
 
 
-def cleanup(ctx: StepContext) -> dict[str, Any]:  # noqa: ARG001  the signature of a step
-    """Do nothing: the commit of this step ranks below all others and so hides their results."""
-    return {}
-
-
 def inspect(ctx: StepContext) -> dict[str, Any]:
     """Look at the image: mask, gain, filter, time, targets, place on the sky."""
     params = ctx.params
     if not isinstance(params, InspectParams):
         raise TypeError(type(params).__name__)
-    log = _timed(ctx.log)
+    log = ctx.log
     path = ctx.input("image.fits")
     if path is None:
         raise UsageError("no_image", "The task has no image. Upload one as image.fits.")
@@ -95,16 +89,6 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
     computed |= core.suggestions(params, computed["filter"], dec_deg, log)
     log("Done")
     return computed
-
-
-def _timed(log: Log) -> Log:
-    began = time.monotonic()
-
-    def timed(*parts: object) -> None:
-        text = " ".join(str(part) for part in parts)
-        log(f"[{time.monotonic() - began:7.2f} s] {text}")
-
-    return timed
 
 
 def _custom_mask(ctx: StepContext, shape: tuple[int, ...], log: Log) -> NDArray[np.bool_] | None:

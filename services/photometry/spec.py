@@ -1,8 +1,25 @@
 """What the photometry service does: a row of the step table and the function for it."""
 
+from typing import Any
+
 from shared.contracts.steps import STEPS
-from shared.worker.step import StepSpec
+from shared.worker.step import StepContext, StepSpec
 
-from .run import run, warm
 
-SPECS = (StepSpec(STEPS["photometry"], run, warm),)
+def _photometry(ctx: StepContext) -> dict[str, Any]:
+    # imported in the child: the process that moves messages stays free of the scientific stack
+    from .run import run
+
+    return run(ctx)
+
+
+def _warm() -> None:
+    from shared.science.start import prepare
+
+    from .run import warm
+
+    prepare()
+    warm()
+
+
+SPECS = (StepSpec(STEPS["photometry"], _photometry, _warm),)

@@ -6,7 +6,6 @@ import pytest
 from astropy.io import fits
 
 from services.inspect.core import suggested_template
-from services.inspect.run import cleanup
 from services.inspect.spec import SPECS
 from shared.contracts.params import CleanupParams
 from shared.errors import DataError, UsageError
@@ -312,4 +311,4 @@ def test_the_service_has_both_steps(tmp_path):
     for spec in SPECS:
         spec.warm()
     ctx = StepContext(1, CleanupParams(), {}, tmp_path, Resources(tmp_path), lambda _: None, print, lambda *_: None)
-    assert cleanup(ctx) == {}
+    assert SPECS[0].run(ctx) == {}
