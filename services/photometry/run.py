@@ -1,7 +1,6 @@
 """The photometry step: files in, files out."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,10 +70,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
         raise TypeError(type(ctx.params))
     params = ctx.params
     with Desk() as desk, np.errstate(all="ignore"):
-        began = time.monotonic()
 
         def mark(fraction: float, phase: str) -> None:
-            ctx.log(f"{time.monotonic() - began:6.2f} s: {phase}")
+            ctx.log(phase[:1].upper() + phase[1:])
             ctx.progress(fraction, phase)
 
         mark(0.0, "reading the image")
