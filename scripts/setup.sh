@@ -54,7 +54,7 @@ wanted=$(cat requirements.lock pyproject.toml <(pwd) | sha256sum)
 if [[ $(cat .venv/.installed 2> /dev/null) != "$wanted" ]]; then
     echo "Installing the locked Python packages into .venv (some minutes on a first run)"
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-    pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check --no-input)
+    pip=(.venv/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input)
     "${pip[@]}" install --require-hashes --requirement requirements.lock
     "${pip[@]}" install --no-deps --no-build-isolation --editable .
     echo "$wanted" > .venv/.installed
