@@ -65,6 +65,9 @@ class Listener:
             await asyncio.sleep(_AGAIN_S)
             await delivery.requeue()
             return
+        except Exception:
+            # the folder holds what was committed, and the reconciler looks there
+            log.exception("report not taken in", task=report.task_id, run=report.run_id)
         await delivery.ack()
 
     async def _take(self, report: StepStarted | StepDone | StepFailed) -> None:

@@ -96,6 +96,8 @@ class MemoryBroker:
         Everything that was published lossily.
     away
         Whether the broker plays dead: set it to make `publish` raise.
+    mute
+        Whether it takes messages, but its confirmations get lost.
     """
 
     def __init__(self, delays_s: Iterable[float] = (), what: Topology | None = None) -> None:
@@ -103,6 +105,7 @@ class MemoryBroker:
         self.published: list[MemoryDelivery] = []
         self.told: list[MemoryDelivery] = []
         self.away = False
+        self.mute = False
         self._queues: dict[str, _Queue] = {}
         self._bindings: list[tuple[Route, _Queue]] = []
         self._fanouts = {exchange.name for exchange in what.exchanges if exchange.type == "fanout"}
@@ -134,6 +137,9 @@ class MemoryBroker:
             msg = f"nothing takes {route}"
             raise BrokerUnavailable(msg)
         self.published.append(delivery)
+        if self.mute:
+            msg = "no confirmation came"
+            raise BrokerUnavailable(msg)
 
     async def tell(self, route: Route, message: Message) -> None:
         """Put the message into the queues that are bound, if any."""

@@ -1,6 +1,7 @@
 """An attempt at a step: claimed, kept alive, committed or fenced."""
 
 import contextlib
+import errno
 import os
 import threading
 import uuid
@@ -29,7 +30,7 @@ class AttemptKey:
     @property
     def folder(self) -> str:
         """Name of its folder in `.work`."""
-        return f"{self.run_id}-{self.step}-{self.attempt}"
+        return f"{self.run_id}/{self.step}-{self.attempt}"
 
 
 @dataclass(frozen=True)
@@ -91,34 +92,60 @@ def look(task: TaskDir, key: AttemptKey) -> str | None:
     """Read the lease of an attempt; None when nobody works at it. It is alive as long as this value changes."""
     try:
         return (task.path / WORK / key.folder / _LEASE).read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def fence(task: TaskDir, key: AttemptKey) -> None:
+    """Take an attempt's folder away: whoever had it cannot commit any more."""
+    task.root.trash(task.path / WORK / key.folder)
 
 
 def claim(task: TaskDir, key: AttemptKey) -> Attempt:
     """Take an attempt, fencing whoever had it.
 
-    The caller checks the run marker afterwards: a cancel that wrote it before this claim has fenced nothing of ours.
+    The folder is made under another name and appears in one rename: of two that claim at once each has one of its own,
+    and the later one stays.
 
     Raises
     ------
+    Fenced
+        When the run was closed.
     NotFound
         When the task has no folder.
     """
     owner = uuid.uuid4().hex
     folder = task.path / WORK / key.folder
+    fresh = folder.with_name(f".{owner}")
+    lease_fd = -1
     try:
         (task.path / WORK).mkdir(exist_ok=True)
-        task.root.trash(folder)
-        work = folder / owner
-        folder.mkdir(exist_ok=True)
-        work.mkdir()
-        lease_fd = os.open(folder / _LEASE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-    except FileNotFoundError as error:
-        raise NotFound(task.task_id) from error
-    attempt = Attempt(task, key, owner, work, lease_fd)
-    attempt.beat(0)
+        folder.parent.mkdir(exist_ok=True)
+        fresh.mkdir()
+        (fresh / owner).mkdir()
+        lease_fd = os.open(fresh / _LEASE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        attempt = Attempt(task, key, owner, folder / owner, lease_fd)
+        attempt.beat(0)
+        _appear(fresh, folder, task)
+    except OSError as error:
+        if lease_fd >= 0:
+            os.close(lease_fd)
+        if not isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError):
+            raise
+        raise (Fenced() if task.exists() else NotFound(task.task_id)) from error
     return attempt
+
+
+def _appear(fresh: Path, folder: Path, task: TaskDir) -> None:
+    while True:
+        try:
+            fresh.rename(folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            task.root.trash(folder)
+        else:
+            return
 
 
 def _owner_of(folder: Path) -> str:

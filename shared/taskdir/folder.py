@@ -6,13 +6,13 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from .commits import MANIFEST, Commit, Manifest, list_commits, visible
-from .names import BadName, open_directory, open_root, safe_parts
+from .layers import Entry, at, put_in
+from .names import BadName, open_root, safe_parts
 from .view import rebuild_view
 
 INPUTS: Final = ".inputs"
@@ -21,36 +21,12 @@ WORK: Final = ".work"
 RUN_MARKER: Final = ".run"
 _TRASH: Final = ".trash"
 _INCOMING: Final = ".incoming"
+_GONE_OR_TAKEN: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE}
 _RETRIES: Final = 5  # a commit may be swept between being listed and being opened
 
 
 class NotFound(LookupError):
     """No such task folder, or no such file in it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or folder of a task.
-
-    Parameters
-    ----------
-    path
-        Name relative to the task's folder.
-    size
-        Bytes; 0 for a folder.
-    modified
-        Seconds since the epoch.
-    """
-
-    path: str
-    size: int
-    modified: float
-    is_dir: bool
-
-    @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return self.path.rsplit("/", 1)[-1]
 
 
 class TasksRoot:
@@ -79,9 +55,27 @@ class TasksRoot:
         """Set a file or folder aside, in one rename. Returns whether there was one."""
         try:
             path.rename(self.path / _TRASH / uuid.uuid4().hex)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return True
+
+    def occupy(self, path: Path) -> None:
+        """Let nobody make a folder of that name any more, setting aside the one that is there.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the folder above is gone.
+        """
+        while True:
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+            except FileExistsError:
+                if path.is_file():
+                    return
+                self.trash(path)
+            else:
+                return
 
     def ids(self, before: float) -> list[int]:
         """List the tasks whose folders have not changed since `before`, seconds since the epoch."""
@@ -166,7 +160,7 @@ class TaskDir:
     # ---- runs
 
     def write_marker(self, run_id: str | None) -> None:
-        """Say which run may work here; None forbids all. Written before publishing, and at cancel."""
+        """Say which run may work here; None forbids all. Written before publishing."""
         temporary = self.path / f"{RUN_MARKER}.{uuid.uuid4().hex}"
         try:
             temporary.write_text(run_id or "")
@@ -181,9 +175,37 @@ class TaskDir:
         except FileNotFoundError:
             return None
 
-    def fence(self) -> None:
-        """Take every attempt's folder away: none of them can commit any more."""
-        self.root.trash(self.path / WORK)
+    def close(self, run_id: str) -> None:
+        """Take every attempt of a run away, and let no other one begin: nothing of it can be committed any more.
+
+        A file takes the place of the run's folder, for ever, so that this holds for whoever comes however late, and
+        touches no other run.
+
+        Raises
+        ------
+        NotFound
+            When the task has no folder.
+        """
+        place = self.path / WORK / run_id
+        try:
+            place.parent.mkdir(exist_ok=True)
+            self.root.occupy(place)
+        except FileNotFoundError as error:
+            raise NotFound(self.task_id) from error
+
+    def closed(self, run_id: str) -> bool:
+        """Tell whether a run was closed."""
+        return (self.path / WORK / run_id).is_file()
+
+    def clear(self, run_id: str) -> None:
+        """Remove what the attempts of a run that has ended may have left."""
+        place = self.path / WORK / run_id
+        try:
+            place.rmdir()
+        except NotADirectoryError:
+            return  # it was closed, and stays so
+        except OSError:
+            self.root.trash(place)
 
     # ---- commits
 
@@ -222,13 +244,15 @@ class TaskDir:
                 os.fsync(file.fileno())
             source.rename(target)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE}:
+            if error.errno not in _GONE_OR_TAKEN:
                 raise
             # on NFS the answer to a rename that took place may be lost: the owner in the target tells
             seen = self.manifest(commit)
             if seen is None or seen.owner != manifest.owner:
                 return False
-        self.tidy()
+        with contextlib.suppress(OSError):
+            # the commit counts whatever becomes of the view: the volume may be full, or know no links
+            self.tidy()
         return True
 
     def tidy(self) -> None:
@@ -280,7 +304,7 @@ class TaskDir:
         for _ in range(_RETRIES):
             layers = self._layers()
             for layer in layers:
-                with contextlib.suppress(OSError), _at(layer, parts[:-1]) as parent:
+                with contextlib.suppress(OSError), at(layer, parts[:-1]) as parent:
                     fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
                     if stat.S_ISREG(os.fstat(fd).st_mode):
                         return layer.joinpath(*parts), fd
@@ -304,7 +328,7 @@ class TaskDir:
         found: dict[str, Entry] = {}
         seen = False
         for layer in self._layers():
-            with contextlib.suppress(OSError), _at(layer, parts) as fd:
+            with contextlib.suppress(OSError), at(layer, parts) as fd:
                 seen = True
                 for name in os.listdir(fd):
                     if name.startswith(".") or name in found:
@@ -337,14 +361,15 @@ class TaskDir:
             When the task has no folder.
         """
         parts = safe_parts(name)
-        return self._in_layer(parts, lambda layer: _put(layer, parts, source))
+        return self._in_layer(parts, lambda layer: put_in(layer, parts, source))
 
     def _in_layer(self, parts: tuple[str, ...], put: Callable[[Path], int]) -> int:
         if not self.exists():
             raise NotFound(self.task_id)
         holders = [layer for layer in self._layers() if os.path.lexists(layer.joinpath(*parts))]
         size = put(holders[0] if holders else self.path / INPUTS)
-        rebuild_view(self.path, self._layers())
+        with contextlib.suppress(OSError):
+            rebuild_view(self.path, self._layers())
         return size
 
     def remove(self, name: str) -> None:
@@ -361,38 +386,10 @@ class TaskDir:
             raise NotFound from error
         removed = False
         for layer in self._layers():
-            with contextlib.suppress(OSError), _at(layer, parts[:-1]) as parent:
+            with contextlib.suppress(OSError), at(layer, parts[:-1]) as parent:
                 os.rename(parts[-1], self.root.path / _TRASH / uuid.uuid4().hex, src_dir_fd=parent)
                 removed = True
         if not removed:
             raise NotFound(name)
-        rebuild_view(self.path, self._layers())
-
-
-@contextlib.contextmanager
-def _at(layer: Path, parts: tuple[str, ...], *, make: bool = False) -> Iterator[int]:
-    root = open_root(layer)
-    try:
-        fd = open_directory(parts, root, make=make)
-    finally:
-        os.close(root)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _put(layer: Path, parts: tuple[str, ...], source: Path) -> int:
-    size = source.stat().st_size
-    try:
-        with _at(layer, parts[:-1], make=True) as parent:
-            os.rename(source, parts[-1], dst_dir_fd=parent)
-    except (IsADirectoryError, NotADirectoryError) as error:
-        msg = "a folder has that name" if isinstance(error, IsADirectoryError) else "a part of the path is a file"
-        raise BadName(msg) from error
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            msg = "a part of the path is a link"
-            raise BadName(msg) from error
-        raise
-    return size
+        with contextlib.suppress(OSError):
+            rebuild_view(self.path, self._layers())

@@ -243,7 +243,7 @@ class WorkedAttempt:
     async def _commit(self, result: _Result, outcome: Outcome) -> StepDone | StepFailed | None:
         try:
             manifest = await asyncio.to_thread(self._publish, result, outcome)
-        except (Fenced, FileNotFoundError):
+        except (Fenced, FileNotFoundError, NotADirectoryError):
             log.info("attempt fenced")
             return None
         await self._tell(always=False)

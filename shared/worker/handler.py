@@ -23,7 +23,7 @@ from ..broker import (
 from ..broker.topology import HeaderValue
 from ..contracts.messages import Cancel, StepDone, StepFailed, StepMessage, StepStarted
 from ..settings import WorkerSettings
-from ..taskdir import Attempt, AttemptKey, NotFound, TaskDir, TasksRoot, claim, look
+from ..taskdir import Attempt, AttemptKey, Fenced, NotFound, TaskDir, TasksRoot, claim, look
 from .attempt import Ended, Repeat, WorkedAttempt
 from .execution import Stop
 from .pool import Pool
@@ -274,12 +274,12 @@ class StepHandler:
 
 
 def _claim(request: _Request) -> Attempt | None:
-    """Take the attempt; None when the task or the run is gone."""
+    """Take the attempt; None when the task is gone, or the run is closed or another's turn."""
     try:
         attempt = claim(request.task, request.key)
-    except NotFound:
+    except (NotFound, Fenced):
         return None
-    # a cancel that wrote the marker before our claim has fenced nothing of ours
+    # the next run may have begun while we claimed
     if request.task.read_marker() == request.message.run_id:
         return attempt
     attempt.close()

@@ -1,5 +1,6 @@
 """What the reconciler mends: the death of a gateway or a worker at any moment."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -110,6 +111,11 @@ async def test_an_interrupted_image_change_is_ended(site: Gateway, ann: Client, 
     seen = await ann.ok("GET", f"/tasks/{task.id}/")
     assert seen["config"] == ({} if committed else {"gain": 1})
     assert await ann.ok("GET", f"/tasks/{task.id}/files/image.fits") == ("new" if committed else "old")
+    if not committed:  # the gateway had only been frozen
+        upload = site.worker.root.incoming()
+        upload.write_bytes(b"late")
+        with pytest.raises(FileExistsError):
+            images.commit_upload(site.worker.root.task(task.id), site.worker.root.incoming("o"), upload, 2, "o")
     site.worker.hold = set()
     await ann.ok("POST", f"/tasks/{task.id}/process/", json={"steps": ["inspect"]})
     assert (await ann.ended(task.id))["state"] == "inspect_done"
@@ -123,4 +129,121 @@ async def test_a_cancel_whose_gateway_died_is_finished(site: Gateway, ann: Clien
     task = await coordinator.tasks.get(task_id)
     await coordinator.tasks.swap(task, runs.begin_cancel(task, task.run.id))
     assert (await ann.ended(task_id))["state"] == "cancelled"
-    assert site.worker.root.task(task_id).read_marker() is None
+    assert site.worker.root.task(task_id).closed(task.run.id)
+
+
+async def test_a_cancel_that_comes_late_leaves_the_next_run_alone(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    coordinator = site.app[keys.COORDINATOR]
+    task_id = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    task = await coordinator.tasks.get(task_id)
+    closing = await coordinator.tasks.swap(task, runs.begin_cancel(task, task.run.id))
+    assert await coordinator.finish_cancel(closing) == 1
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    old, new = site.worker.seen
+    folder = site.worker.root.task(task_id)
+    attempt = claim(folder, AttemptKey(new.run_id, "inspect", 1))
+    await coordinator.finish_cancel(closing)  # by a gateway that stood still all the while
+    assert attempt.held()
+    assert folder.read_marker() == new.run_id
+    assert site.worker.work(old) is None
+    attempt.close()
+    await site.worker.report(site.worker.work(new))
+    assert (await ann.ended(task_id))["state"] == "inspect_done"
+
+
+async def test_a_start_that_was_refused_takes_no_effect_even_if_its_message_arrived(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    task_id = await ann.new_task(config='{"sn": 7}')
+    site.broker.mute = True
+    status, _ = await ann.call("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"], "config": {"sn": 9}})
+    site.broker.mute = False
+    assert status == 503
+    assert site.worker.work(site.worker.seen[0]) is None
+    seen = await ann.ok("GET", f"/tasks/{task_id}/")
+    assert (seen["state"], seen["config"], seen["celery_id"]) == ("uploaded", {"sn": 7}, None)
+    assert [entry["name"] for entry in await ann.ok("GET", f"/tasks/{task_id}/files/")] == ["image.fits"]
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    await site.worker.report(site.worker.work(site.worker.seen[1]))
+    assert (await ann.ended(task_id))["state"] == "inspect_done"
+
+
+async def test_after_a_dead_letter_no_copy_of_it_takes_effect(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    task_id = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect", "photometry"]})
+    message = site.worker.seen[0]
+    frozen = claim(site.worker.root.task(task_id), AttemptKey(message.run_id, "inspect", 1))
+    await site.app[keys.COORDINATOR].dead(message, "refused")
+    assert (await ann.ended(task_id))["state"] == "inspect_failed"
+    assert not frozen.held()
+    assert site.worker.work(message) is None
+
+
+async def test_a_dead_letter_of_an_attempt_that_was_given_up_ends_nothing(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    coordinator = site.app[keys.COORDINATOR]
+    task_id = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    task = await coordinator.tasks.get(task_id)
+    await coordinator.retry(task, task.run.steps[0])
+
+    async def tried_again() -> bool:
+        return len(site.worker.seen) == 2
+
+    await until(tried_again)
+    first, second = site.worker.seen
+    await coordinator.dead(first, "refused")
+    await site.worker.report(site.worker.work(second))
+    assert (await ann.ended(task_id))["state"] == "inspect_done"
+
+
+async def test_a_run_that_a_dying_gateway_closed_ends(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    coordinator = site.app[keys.COORDINATOR]
+    task_id = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    message = site.worker.seen[0]
+    site.worker.root.task(task_id).close(message.run_id)
+    coordinator.signs.of(message.step_id, 1).published -= 1000
+    assert (await ann.ended(task_id))["state"] == "cancelled"
+
+
+async def test_a_task_that_cannot_be_reconciled_does_not_hold_up_others(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    signs = site.app[keys.COORDINATOR].signs
+    bad, good = await ann.new_task(), await ann.new_task()
+    for task_id in (bad, good):
+        await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+    for message in site.worker.seen:
+        site.worker.work(message)
+        signs.of(message.step_id, 1).published -= 1000
+    (manifest,) = site.worker.root.task(bad).path.glob(".results/*-inspect/.manifest.json")
+    manifest.write_text("damaged")
+    assert (await ann.ended(good))["state"] == "inspect_done"
+
+
+async def test_a_gateway_that_stood_still_gives_up_nobody(mongo_url: str, tmp_path: Path) -> None:
+    async with gateway(mongo_url, tmp_path, silent_after_s=0.5, heartbeat_s=0.1) as site, site.client("ann") as ann:
+        site.worker.hold = {"inspect"}
+        signs = site.app[keys.COORDINATOR].signs
+        task_id = await ann.new_task()
+        await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
+        message = site.worker.seen[0]
+        await site.worker.report(site.worker.started(message))
+
+        async def working() -> bool:
+            return signs.of(message.step_id, 1).working
+
+        await until(working)
+        time.sleep(0.8)  # noqa: ASYNC251 - the whole process stands still
+
+        progress = StepProgress(**site.worker.started(message).model_dump(exclude={"kind", "version"}), fraction=0.5)
+        await site.broker.tell(progress_route(progress), progress)  # as it waited to be read all the while
+
+        async def looked() -> bool:
+            return time.monotonic() - signs.peek(message.step_id).heard < 0.4
+
+        await until(looked)
+        assert signs.peek(message.step_id).attempt == 1

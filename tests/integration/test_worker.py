@@ -34,7 +34,7 @@ async def test_done_is_reported_once_with_whole_results(bench: Bench) -> None:
     task = bench.task()
     assert {entry.path for entry in task.list()} == {"out.txt", "plots", "probe.log"}
     assert "doing files" in task.find("probe.log").read_text()
-    assert not any((task.path / ".work").iterdir())
+    assert not any((task.path / ".work" / message.run_id).iterdir())
     # a second copy of the message tells the same again, under the same id, and works no more
     await bench.send(message)
     await until(lambda: len(bench.ends(message)) == 2)

@@ -97,7 +97,10 @@ class FakeWorker:
 
     def work(self, message: StepMessage) -> StepDone | StepFailed | None:
         folder = self.root.task(message.task_id)
-        attempt = claim(folder, AttemptKey(message.run_id, message.step, message.attempt))
+        try:
+            attempt = claim(folder, AttemptKey(message.run_id, message.step, message.attempt))
+        except Fenced:
+            return None
         if folder.read_marker() != message.run_id:
             attempt.close()
             return None

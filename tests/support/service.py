@@ -150,10 +150,8 @@ class Bench:
         return await self.send(self.message(config, step, task_id))
 
     async def cancel(self, message: StepMessage) -> None:
-        """Cancel as the gateway does: marker, fence, message."""
-        task = self.task(message.task_id)
-        task.write_marker(None)
-        task.fence()
+        """Cancel as the gateway does: fence, message."""
+        self.task(message.task_id).close(message.run_id)
         cancel = Cancel(task_id=message.task_id, run_id=message.run_id, at=datetime.now(UTC))
         await self.broker.tell(control_route(), cancel)
 

@@ -20,6 +20,7 @@ from shared.taskdir import (
     TaskDir,
     TasksRoot,
     claim,
+    fence,
     look,
     safe_parts,
     visible,
@@ -151,7 +152,7 @@ def test_an_attempt_commits_once_and_leaves_nothing(task: TaskDir) -> None:
     assert look(task, KEY) is None
     assert task.manifest(Commit(1, 1, "probe")).owner == attempt.owner
     attempt.close()
-    assert not list((task.path / ".work").iterdir())
+    assert not list((task.path / ".work/run").iterdir())
 
 
 def test_a_closed_attempt_writes_to_no_descriptor(task: TaskDir, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_second_commit_of_the_same_step_is_fenced(task: TaskDir) -> None:
 
 def test_a_fence_and_a_deletion_leave_nothing_to_commit(task: TaskDir) -> None:
     attempt = claim(task, KEY)
-    task.fence()
+    fence(task, KEY)
     with pytest.raises(Fenced):
         attempt.commit(Commit(1, 1, "probe"), manifest(attempt))
     attempt = claim(task, KEY)
@@ -218,13 +219,13 @@ def test_of_racing_attempts_and_a_cancel_at_most_one_takes_effect(tmp_path: Path
                     (attempt.work / "a").write_text(text)
                     (attempt.work / "b").write_text(text)
                     attempt.commit(Commit(1, 1, "probe"), manifest(attempt))
-                except (Fenced, NotFound, FileNotFoundError):
+                except (Fenced, NotFound, FileNotFoundError, NotADirectoryError):
                     return None
                 return attempt.owner
 
             def cancel(task: TaskDir = task, start: threading.Barrier = start) -> None:
                 start.wait()
-                task.fence()
+                task.close("run")
 
             racers = [threads.submit(work, str(one)) for one in range(3)]
             cancelling = threads.submit(cancel)
@@ -240,6 +241,64 @@ def test_of_racing_attempts_and_a_cancel_at_most_one_takes_effect(tmp_path: Path
                 assert made is None
 
 
+def test_a_closed_run_never_begins_nor_commits_and_the_next_one_is_untouched(task: TaskDir) -> None:
+    old, other = claim(task, KEY), AttemptKey("next", "probe", 1)
+    task.close("run")
+    new = claim(task, other)
+    task.close("run")  # a gateway that was frozen in the middle of a cancel does it again, late
+    assert new.held()
+    with pytest.raises(Fenced):
+        old.commit(Commit(1, 1, "probe"), manifest(old))
+    old.close()
+    with pytest.raises(Fenced):
+        claim(task, KEY)
+    assert look(task, KEY) is None
+    task.clear("run")
+    assert task.closed("run")
+    assert not task.closed("next")
+    new.commit(Commit(2, 1, "probe"), manifest(new))
+    task.clear("next")
+    assert [path.name for path in (task.path / ".work").iterdir()] == ["run"]
+
+
+def test_a_run_can_be_closed_before_anybody_works_but_not_without_a_task(task: TaskDir) -> None:
+    task.close("run")
+    with pytest.raises(Fenced):
+        claim(task, KEY)
+    task.set_aside()
+    with pytest.raises(NotFound):
+        task.close("run")
+
+
+def test_a_fence_of_an_attempt_leaves_the_next_one(task: TaskDir) -> None:
+    silent, next_one = claim(task, KEY), claim(task, AttemptKey("run", "probe", 2))
+    fence(task, KEY)
+    assert not silent.held()
+    assert next_one.held()
+
+
+def test_of_many_that_claim_at_once_one_has_the_folder_and_its_lease(task: TaskDir) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            attempts = list(threads.map(lambda _: claim(task, KEY), range(8)))
+            held = [attempt for attempt in attempts if attempt.held()]
+            assert len(held) == 1
+            assert look(task, KEY).startswith(held[0].owner)
+            assert len(list((task.path / ".work/run/probe-1").iterdir())) == 2
+            for attempt in attempts:
+                attempt.close()
+
+
+def test_a_commit_counts_even_when_the_view_cannot_be_built(task: TaskDir) -> None:
+    attempt = claim(task, KEY)
+    (attempt.work / "out").write_text("x")
+    (attempt.work / "plots").mkdir()
+    (attempt.work / "plots/a").write_text("x")
+    (task.path / "plots/a").mkdir(parents=True)  # somebody who mounts the volume has put a folder there
+    attempt.commit(Commit(1, 1, "probe"), manifest(attempt))
+    assert task.find("plots/a").read_text() == "x"
+
+
 def test_the_marker_names_the_run_that_may_work(task: TaskDir) -> None:
     assert task.read_marker() is None
     task.write_marker("run")
@@ -250,7 +309,7 @@ def test_the_marker_names_the_run_that_may_work(task: TaskDir) -> None:
 
 def test_the_sweep_deletes_what_was_set_aside(task: TaskDir) -> None:
     claim(task, KEY)
-    task.fence()
+    fence(task, KEY)
     now = (task.root.path / ".trash").stat().st_mtime
     assert task.root.sweep(60, now + 30) == 0
     assert task.root.sweep(60, now + 90) == 1

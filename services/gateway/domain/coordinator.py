@@ -1,6 +1,7 @@
 """The coordinator: the only writer of runs. Every transition is a compare-and-set on the task's revision."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,19 +13,20 @@ from shared.broker import Broker, BrokerUnavailable, control_route, step_route
 from shared.contracts.messages import Cancel, StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.taskdir import Commit, Manifest, NotFound, TaskDir, TasksRoot
+from shared.taskdir import AttemptKey, Commit, Manifest, NotFound, TaskDir, TasksRoot, fence
 
-from ..model import RunStep, Task, User, now
+from ..model import Run, RunStep, Task, User, now
 from ..storage import Changed, Tasks
 from . import config as configs
 from . import runs
 from .errors import Conflict, Invalid, Missing, Unavailable
 from .fairshare import FairShare
+from .revisions import Revisions
 from .signs import Signs
 
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
-_REMEMBERED: Final = 4096
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
+_NO_FOLDER: Final = "The server cannot write to its disk; nothing was started. Try again later."
 
 log = structlog.get_logger()
 
@@ -38,27 +40,7 @@ class Coordinator:
         self.broker = broker
         self.signs = signs
         self.shares = FairShare(tasks, max_steps_per_user)
-        self._latest: dict[int, Task] = {}
-
-    # ---- what was last written here: saves reading it again; a wrong guess costs one failed compare-and-set
-
-    async def _swap(self, old: Task, new: Task) -> Task:
-        self._latest.pop(old.id, None)
-        new = await self.tasks.swap(old, new)
-        if new.running:
-            if len(self._latest) >= _REMEMBERED:
-                del self._latest[next(iter(self._latest))]
-            self._latest[new.id] = new
-        return new
-
-    async def _with_current(self, task_id: int, run_id: str, step_id: str) -> tuple[Task, RunStep] | None:
-        """Find a task whose current step is this one; None when there is none, or it is over."""
-        task = self._latest.get(task_id)
-        step = runs.current_of(task, run_id, step_id)
-        if step is None:
-            task = await self.tasks.get(task_id)
-            step = runs.current_of(task, run_id, step_id)
-        return (task, step) if task is not None and step is not None else None
+        self._revisions = Revisions(tasks)
 
     # ---- starting
 
@@ -85,27 +67,30 @@ class Coordinator:
             raise Unavailable(_BROKER_AWAY)
         if task.run is not None:
             await self.tasks.keep_run(task.id, task.run)
-        async with self.shares.admission(user.name, steps[0]) as admit:
-            try:
-                new = runs.start(task, steps, asked=asked, user=user.name, at=now(), admit=admit)
-                started = await self._swap(task, new)
-            except Changed:
-                raise Conflict("The task has just been changed or started by another request.") from None
-            self._note_wait(started)
         try:
-            if not await self._mark(started):
-                return started
-            await self.publish(started)
-        except (BrokerUnavailable, NotFound) as error:
+            async with self.shares.admission(user.name, steps[0]) as admit:
+                new = runs.start(task, steps, asked=asked, user=user.name, at=now(), admit=admit)
+                started = await self._revisions.swap(task, new)
+                self._note_wait(started)
+        except Changed:
+            # by another start, which wins, or by an edit, which does not matter
+            seen = await self.tasks.get(task.id)
+            if seen is None:
+                raise Missing(f"There is no task {task.id}.") from None
+            return await self.process(seen, user, names, config)
+        try:
+            if await self._mark(started):
+                await self.publish(started)
+        except (BrokerUnavailable, NotFound, OSError) as error:
             await self._roll_back(task, started)
             if isinstance(error, NotFound):
                 raise Missing(f"There is no task {task.id}.") from None
-            raise Unavailable(_BROKER_AWAY) from None
+            raise Unavailable(_BROKER_AWAY if isinstance(error, BrokerUnavailable) else _NO_FOLDER) from error
         return started
 
     async def _mark(self, task: Task) -> bool:
         """Say in the folder which run may work there; a cancel that came meanwhile has the last word."""
-        folder = self.root.task(task.id)
+        folder = self._folder(task)
         run_id = task.chain_id
         await asyncio.to_thread(folder.write_marker, run_id)
         seen = await self.tasks.get(task.id)
@@ -114,13 +99,20 @@ class Coordinator:
             await asyncio.to_thread(folder.write_marker, current)
         return current == run_id
 
-    async def _roll_back(self, before: Task, started: Task) -> None:
-        try:
-            # the numbers stay used: the broker may have taken the message after all
-            await self._swap(started, replace(before, rev=started.rev, seq=started.seq))
-            await asyncio.to_thread(self.root.task(before.id).write_marker, None)
-        except (Changed, NotFound):
-            log.warning("roll back found the task changed", task=before.id)
+    async def _roll_back(self, before: Task, started: Task) -> Task | None:
+        """Undo a start. The broker may have taken the message after all: no worker may begin, or commit, any more."""
+        run, step = started.run, started.run.current if started.run else None
+        if run is None or step is None:
+            return None
+        manifest = await self._close(started, run, step)
+
+        def undo(task: Task) -> Task | None:
+            if manifest is not None:  # a worker was faster, and its commit counts
+                return runs.end_closed(task, step, manifest, now())
+            # the numbers stay used
+            return replace(before, rev=task.rev, seq=task.seq) if task.running else None
+
+        return await self._revisions.change(before.id, run.id, undo)
 
     async def publish(self, task: Task) -> None:
         """Put the current step into its queue, if it has been released.
@@ -154,7 +146,7 @@ class Coordinator:
     async def publish_again(self, task: Task) -> None:
         """Publish a step that may have been lost; the same message twice is harmless."""
         try:
-            if await self._mark(task):
+            if not await self._end_if_closed(task) and await self._mark(task):
                 await self.go_on(task)
         except NotFound:
             log.warning("task without a folder", task=task.id)
@@ -176,11 +168,11 @@ class Coordinator:
                 return None
             return runs.begin(task, report.step_id, report.attempt, now())
 
-        await self._change(report.task_id, report.run_id, begin)
+        await self._revisions.change(report.task_id, report.run_id, begin)
 
     async def done(self, report: StepDone) -> None:
         """Take in the results of a step, and go on to the next."""
-        found = await self._with_current(report.task_id, report.run_id, report.step_id)
+        found = await self._revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
             return
         task, step = found
@@ -194,7 +186,7 @@ class Coordinator:
 
     async def failed(self, report: StepFailed) -> None:
         """End a run whose step cannot succeed."""
-        found = await self._with_current(report.task_id, report.run_id, report.step_id)
+        found = await self._revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
             return
         task, step = found
@@ -208,18 +200,31 @@ class Coordinator:
         """End a run whose step no worker could take, unless it has committed after all."""
         task = await self.tasks.get(message.task_id)
         step = runs.current_of(task, message.run_id, message.step_id)
-        if task is None or step is None:
+        if task is None or task.run is None or step is None:
             return
         manifest = await self.committed(task, step)
         if manifest is not None:
             await self.take_in(task.id, message.run_id, step, manifest)
-        else:
-            await self.fail(task.id, message.run_id, step.id, message.attempt, reason, committed=False)
+            return
+        if message.attempt < step.attempt and not await asyncio.to_thread(self._folder(task).closed, message.run_id):
+            return  # it was given up, and the next one may be at work
+        # a copy of the message may be at work: from here on it cannot commit
+        manifest = await self._close(task, task.run, step)
+
+        def end(seen: Task) -> Task | None:
+            current = runs.current_of(seen, message.run_id, step.id)
+            if current is None:
+                return None
+            if manifest is not None:
+                return runs.end_closed(seen, current, manifest, now())
+            return runs.fail(seen, step.id, current.attempt, reason, now(), committed=False)
+
+        await self._end(task.id, message.run_id, step.id, end)
 
     async def committed(self, task: Task, step: RunStep) -> Manifest | None:
         """Look into the folder for what a step has committed, whichever attempt."""
         commit = Commit(step.seq, STEPS[step.name].rank, step.name)
-        return await asyncio.to_thread(self.root.task(task.id).manifest, commit)
+        return await asyncio.to_thread(self._folder(task).manifest, commit)
 
     async def take_in(self, task_id: int, run_id: str, step: RunStep, manifest: Manifest) -> None:
         """Let a commit have its effect."""
@@ -230,7 +235,7 @@ class Coordinator:
 
     async def _succeed(self, task_id: int, run_id: str, step_id: str, computed: dict[str, Any]) -> None:
         for _ in range(_TRIES):
-            found = await self._with_current(task_id, run_id, step_id)
+            found = await self._revisions.with_current(task_id, run_id, step_id)
             if found is None:
                 return
             task, step = found
@@ -245,25 +250,31 @@ class Coordinator:
                     new = runs.succeed(task, step_id, computed, now(), admit)
                     if new is None:
                         return
-                    new = await self._swap(task, new)
+                    new = await self._revisions.swap(task, new)
                     self._note_wait(new)
             except Changed:
                 continue
             self.signs.forget(step_id)
             await self.go_on(new)
             await self.release(run.user, step.name, began)
+            if not new.running:
+                await asyncio.to_thread(self._folder(new).clear, run_id)
             return
 
     async def fail(self, task_id: int, run_id: str, step_id: str, attempt: int, error: str, *, committed: bool) -> None:
         """End a run as failed, with the reason."""
-        began = time.monotonic()
-        new = await self._change(
-            task_id, run_id, lambda task: runs.fail(task, step_id, attempt, error, now(), committed=committed)
+        await self._end(
+            task_id, run_id, step_id, lambda task: runs.fail(task, step_id, attempt, error, now(), committed=committed)
         )
+
+    async def _end(self, task_id: int, run_id: str, step_id: str, change: Callable[[Task], Task | None]) -> None:
+        began = time.monotonic()
+        new = await self._revisions.change(task_id, run_id, change)
         if new is not None and new.run is not None:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
             await self.release(new.run.user, name, began)
+            await asyncio.to_thread(self._folder(new).clear, run_id)
 
     async def go_on(self, task: Task) -> None:
         """Publish the current step; if the broker is away the reconciler does it later."""
@@ -287,48 +298,20 @@ class Coordinator:
                 task_id = await self.shares.next(user, step)
                 if task_id is None:
                     return
-                new = await self._let_go(task_id, step)
+                new = await self._revisions.release(task_id, step)
                 if new is None:
                     continue
             await self.go_on(new)
 
-    async def _let_go(self, task_id: int, step: str) -> Task | None:
-        for remembered in (True, False):
-            task = self._latest.get(task_id) if remembered else await self.tasks.get(task_id)
-            current = task.run.current if task and task.run else None
-            new = runs.release(task, current.id) if task and current and current.name == step else None
-            if task is None or new is None:
-                continue
-            try:
-                return await self._swap(task, new)
-            except Changed:
-                continue
-        return None
-
-    async def _change(self, task_id: int, run_id: str, change: Callable[[Task], Task | None]) -> Task | None:
-        for _ in range(_TRIES):
-            task = await self.tasks.get(task_id)
-            if task is None or task.run is None or task.run.id != run_id:
-                return None
-            new = change(task)
-            if new is None:
-                return None
-            try:
-                return await self._swap(task, new)
-            except Changed:
-                continue
-        log.error("task changes too often", task=task_id)
-        return None
-
     async def retry(self, task: Task, step: RunStep) -> None:
         """Give a silent attempt up: fence it, and publish the next one, unless it has committed after all."""
-        if task.run is None:
+        if task.run is None or await self._end_if_closed(task):
             return
         run_id = task.run.id
-        new = await self._change(task.id, run_id, lambda seen: runs.retry(seen, step.id, step.attempt))
+        new = await self._revisions.change(task.id, run_id, lambda seen: runs.retry(seen, step.id, step.attempt))
         if new is None:
             return
-        await asyncio.to_thread(self.root.task(task.id).fence)
+        await asyncio.to_thread(fence, self._folder(task), AttemptKey(run_id, step.name, step.attempt))
         manifest = await self.committed(new, step)
         if manifest is not None:
             await self.take_in(task.id, run_id, step, manifest)
@@ -351,7 +334,7 @@ class Coordinator:
         Invalid
             When the run has ended.
         """
-        closed = await self._change(task_id, run_id, lambda task: runs.begin_cancel(task, run_id))
+        closed = await self._revisions.change(task_id, run_id, lambda task: runs.begin_cancel(task, run_id))
         task = closed or await self.tasks.get(task_id)
         if task is None or task.run is None or task.run.id != run_id or not task.run.active:
             raise Invalid("The task is not running.")
@@ -362,20 +345,16 @@ class Coordinator:
         run, step = task.run, task.run.current if task.run else None
         if run is None or step is None:
             return 0
-        commit = Commit(step.seq, STEPS[step.name].rank, step.name)
-        manifest = await asyncio.to_thread(_fence, self.root.task(task.id), commit)
+        manifest = await self._close(task, run, step)
         new, revoked = runs.settle_cancel(task, step, manifest, now())
         try:
-            await self._swap(task, new)
+            await self._revisions.swap(task, new)
         except Changed:
-            seen = await self.tasks.get(task.id)
-            if seen is not None and seen.chain_id not in {None, run.id}:
-                # another has ended it, and the marker just taken away was that of the next run
-                await self._mark(seen)
-            return revoked
-        self.signs.forget(step.id)
-        await self.broker.tell(control_route(), Cancel(task_id=task.id, run_id=run.id, at=now()))
-        await self.release(run.user, step.name)
+            log.info("another has ended the run", task=task.id)
+        else:
+            self.signs.forget(step.id)
+            await self.broker.tell(control_route(), Cancel(task_id=task.id, run_id=run.id, at=now()))
+            await self.release(run.user, step.name)
         if not revoked:
             raise Invalid("The task has just ended.")
         return revoked
@@ -387,11 +366,21 @@ class Coordinator:
         except Invalid:
             log.info("run had ended before its cancel", task=task.id)
 
+    async def _end_if_closed(self, task: Task) -> bool:
+        """End a run that a gateway has closed in the folder, and then died."""
+        if task.run is None or not await asyncio.to_thread(self._folder(task).closed, task.run.id):
+            return False
+        with contextlib.suppress(Invalid):
+            await self.cancel(task.id, task.run.id)
+        return True
 
-def _fence(folder: TaskDir, commit: Commit) -> Manifest | None:
-    try:
-        folder.write_marker(None)
-    except NotFound:
-        return None
-    folder.fence()
-    return folder.manifest(commit)
+    async def _close(self, task: Task, run: Run, step: RunStep) -> Manifest | None:
+        """Let nothing of a run take effect any more; gives what its current step has committed before."""
+        try:
+            await asyncio.to_thread(self._folder(task).close, run.id)
+        except NotFound:
+            return None
+        return await self.committed(task, step)
+
+    def _folder(self, task: Task) -> TaskDir:
+        return self.root.task(task.id)

@@ -4,6 +4,7 @@ All of them are idempotent, and refuse what does not fit (run, step, attempt, st
 duplicating a message changes nothing. The caller writes the result by compare-and-set on `Task.rev`.
 """
 
+import math
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -104,6 +105,17 @@ def _drop_from(task: Task, rank: int) -> dict[str, dict[str, Any]]:
     return {name: keys for name, keys in task.computed.items() if name in STEPS and STEPS[name].rank < rank}
 
 
+def _is_plain(value: object) -> bool:
+    """Tell whether JSON has a value, and it says something: no NaN, no infinity, no None."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(item is None or _is_plain(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(item is None or _is_plain(item) for item in value)
+    return value is not None
+
+
 def succeed(task: Task, step_id: str, computed: dict[str, Any], at: datetime, admit: Admit) -> Task | None:
     """The step has committed results. Whatever the attempt: there is one commit, and it counts."""
     found = _find(task, step_id)
@@ -113,8 +125,8 @@ def succeed(task: Task, step_id: str, computed: dict[str, Any], at: datetime, ad
     row = STEPS[step.name]
     run = run.with_step(replace(step, status=StepStatus.DONE, started=step.started or at, ended=at))
     kept = _drop_from(task, row.rank)
-    if computed:
-        kept[step.name] = computed
+    if known := {key: value for key, value in computed.items() if _is_plain(value)}:
+        kept[step.name] = known
     task = replace(task, computed=kept)
     if run.current is None:
         ended = replace(run, status="done", ended=at)
@@ -211,6 +223,12 @@ def settle_cancel(task: Task, step: RunStep, manifest: Manifest | None, at: date
         return task, 0
     revoked = sum(not other.status.ended for other in task.run.steps)
     return end_cancel(task, at) or task, revoked
+
+
+def end_closed(task: Task, step: RunStep, manifest: Manifest, at: datetime) -> Task | None:
+    """End a running task whose folder was closed too late: its current step has committed, the others cannot."""
+    closing = None if task.run is None else begin_cancel(task, task.run.id)
+    return None if closing is None else settle_cancel(closing, step, manifest, at)[0]
 
 
 def _with_commit(task: Task, step: RunStep, manifest: Manifest) -> Task:
