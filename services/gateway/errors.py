@@ -1,5 +1,6 @@
 """One table from exception to answer, and the form of every error."""
 
+import errno
 import json
 from typing import Any, Final
 
@@ -7,6 +8,8 @@ from .domain import errors as domain
 from .storage import StoreAway
 
 RETRY_AFTER_S: Final = 5
+DAMAGED: Final = "The body of the request is damaged, or ended too early."
+DISK_FULL: Final = "The disk of the server is full; tell its administrator, or try again later."
 
 STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (domain.Invalid, 400),
@@ -25,6 +28,7 @@ DETAILS: Final = {
     400: "The request cannot be understood.",
     404: "There is nothing at this address.",
     405: "This method is not allowed here.",
+    412: "The file is not the one that the request asks for.",
     413: "The body is too large.",
     415: "The body must be JSON or a form.",
     416: "The file has no such range.",
@@ -35,6 +39,8 @@ DETAILS: Final = {
 
 def status_of(error: Exception) -> int:
     """Give the status for an exception; 500 for what is not in the table."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return 503
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 

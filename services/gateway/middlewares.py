@@ -11,6 +11,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import Histogram
 
+from shared.metrics import REGISTRY
+
 from . import errors
 from .domain.errors import Refused
 from .keys import AUTH, REQUEST_ID, USER
@@ -20,7 +22,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PUBLIC: Final = re.compile(r"/healthz|/readyz|/metrics|/api/auth/token/?|/api/reference(/.*)?")
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 
-REQUESTS: Final = Histogram("stdweb_request_seconds", "Time to answer a request, seconds", ["method", "status"])
+REQUESTS: Final = Histogram(
+    "stdweb_request_seconds", "Time to answer a request, seconds", ["method", "status"], registry=REGISTRY
+)
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PATCH", "PUT", "DELETE"})
 
 log = structlog.get_logger()
 
@@ -48,34 +53,45 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(request=request_id):
         response = await _answer(request, handler, request_id)
-    REQUESTS.labels(request.method, response.status).observe(time.perf_counter() - began)
+    method = request.method if request.method in _METHODS else "other"  # anybody can think of methods
+    REQUESTS.labels(method, response.status).observe(time.perf_counter() - began)
     return response
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
     try:
         response = await handler(request)
-    except Refused as error:
-        return error_response(errors.status_of(error), request_id, error.detail, error.errors)
     except web.HTTPException as error:
         if error.status < 400:  # noqa: PLR2004
             raise
         response = error_response(error.status, request_id)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except HttpProcessingError:
-        return error_response(400, request_id)
+    except (HttpProcessingError, web.RequestPayloadError):
+        return error_response(400, request_id, errors.DAMAGED)
     except Exception as error:
-        status = errors.status_of(error)
-        if status == 500:  # noqa: PLR2004
+        response = _explain(request, error, request_id)
+        if response.status == 500:  # noqa: PLR2004
             log.exception("request failed", method=request.method, path=request.path)
-        else:
-            log.warning("request refused", method=request.method, path=request.path, error=str(error))
-        return error_response(status, request_id)
+        return response
     if not response.prepared:
         response.headers["X-Request-ID"] = request_id
     return response
+
+
+def _explain(request: web.Request, error: Exception, request_id: str) -> web.Response:
+    status = errors.status_of(error)
+    if isinstance(error, Refused):
+        if error.__cause__ is not None:
+            log.warning("request refused", method=request.method, path=request.path, cause=repr(error.__cause__))
+        return error_response(status, request_id, error.detail, error.errors)
+    if isinstance(error, ConnectionError) and request.transport is None:
+        log.info("client went away", method=request.method, path=request.path)
+        return error_response(400, request_id, errors.DAMAGED)
+    if status == 500:  # noqa: PLR2004
+        return error_response(status, request_id)
+    log.warning("request refused", method=request.method, path=request.path, error=repr(error))
+    return error_response(status, request_id, errors.DISK_FULL if isinstance(error, OSError) else None)
 
 
 @web.middleware

@@ -79,7 +79,7 @@ def _check_depth(value: object, name: str) -> None:
     raise Invalid.field(name, f"may be nested at most {_MAX_DEPTH} deep")
 
 
-def dump(config: Mapping[str, Any], name: str = "config") -> str:
+def dump(config: Mapping[str, Any], name: str = "config") -> bytes:
     """Write a config as JSON.
 
     Raises
@@ -88,9 +88,12 @@ def dump(config: Mapping[str, Any], name: str = "config") -> str:
         When JSON has no such values.
     """
     try:
-        return json.dumps(config, allow_nan=False, separators=(",", ":"))
+        # half of a surrogate pair is a text in JSON, but in no message
+        return json.dumps(config, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError):
-        raise Invalid.field(name, "values must be texts, finite numbers, true, false, null, lists or objects") from None
+        raise Invalid.field(
+            name, "values must be texts (valid Unicode), finite numbers, true, false, null, lists or objects"
+        ) from None
 
 
 def _size(config: Mapping[str, Any], name: str) -> None:
@@ -149,5 +152,6 @@ def step_names(names: object) -> list[str]:
     if len(names) > MAX_STEPS:
         raise Invalid.field("steps", f"may hold at most {MAX_STEPS} steps")
     if unknown := [name for name in names if not isinstance(name, str) or name not in STEPS]:
-        raise Invalid.field("steps", f"unknown step {str(unknown[0])[:64]!r}; {allowed}")
+        shown = repr(unknown[0][:64]) if isinstance(unknown[0], str) else "that is no text"
+        raise Invalid.field("steps", f"unknown step {shown}; {allowed}")
     return list(names)

@@ -24,11 +24,17 @@ def _outputs() -> Iterator[str]:
 
 
 _GUARDED: Final = INPUTS | {name.rstrip("/") for name in _outputs()}
+_FOLDERS: Final = {name.rstrip("/") for name in _outputs() if name.endswith("/")}
 
 
 def guarded(path: str) -> bool:
     """Tell whether steps read or make what has this path, or what is below or above it."""
     return path.split("/", 1)[0] in _GUARDED
+
+
+def _below_a_file(path: str) -> bool:
+    first, _, rest = path.partition("/")
+    return bool(rest) and first in _GUARDED and first not in _FOLDERS
 
 
 class Files:
@@ -81,11 +87,13 @@ class Files:
         """Move an uploaded file in; the image as a change of the task. Returns its size in bytes."""
         if name == IMAGE:
             return await self._images.replace(task.id, upload)
+        if _below_a_file(name):
+            raise Invalid.field("path", f"{name.partition('/')[0]} is the name of a file and not of a folder")
         try:
             return await asyncio.to_thread(self._root.task(task.id).put, name, upload)
         except BadName as error:
             raise Invalid.field("path", str(error)) from None
-        except NotFound:
+        except (NotFound, FileNotFoundError):
             raise Missing(f"There is no task {task.id}.") from None
 
     async def remove(self, task: Task, path: str) -> None:

@@ -1,5 +1,7 @@
 """Routes: parse, call the domain, reply."""
 
+from collections import defaultdict
+
 from aiohttp import web
 
 from . import auth, files, health, process, queue, reference, tasks
@@ -19,10 +21,14 @@ def add_routes(app: web.Application) -> None:
 
 
 def _add_options(app: web.Application) -> None:
-    for resource in list(app.router.resources()):
-        methods = sorted({route.method for route in resource} | {"OPTIONS"})
-        if "GET" not in methods:
+    resources = list(app.router.resources())
+    known: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
+    for resource in resources:  # several may have one path
+        known[resource.canonical].update(route.method for route in resource)
+    for resource in resources:
+        if not any(route.method == "GET" for route in resource):
             continue
+        methods = sorted(known[resource.canonical])
 
         async def options(_: web.Request, allow: str = ", ".join(methods)) -> web.Response:
             return web.json_response({"methods": allow.split(", ")}, headers={"Allow": allow})

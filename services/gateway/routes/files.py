@@ -12,8 +12,9 @@ from aiohttp.web_request import BaseRequest
 
 from shared.taskdir import Entry
 
+from .. import errors
 from ..domain.errors import Invalid, Missing
-from ..keys import FILES, TASKS, USER
+from ..keys import FILES, REQUEST_ID, TASKS, USER
 from .replies import iso, reply, task_id_of
 from .uploads import received
 
@@ -23,15 +24,46 @@ _TYPES = {".fits": "application/fits", ".vot": "application/x-votable+xml", ".re
 class OpenFile(web.FileResponse):
     """Sends a file from its open descriptor, so that no other can take its place; ranges and ETag are aiohttp's."""
 
-    def __init__(self, fd: int, name: str) -> None:
-        super().__init__(f"/proc/self/fd/{fd}")
+    def __init__(self, request: web.Request, fd: int, name: str) -> None:
         self._fd = fd
+        self._refusal = b""
+        self._request_id = request[REQUEST_ID]
+        self._head = request.method == "HEAD"
+        super().__init__(f"/proc/self/fd/{fd}")
         fallback = name.encode("ascii", "replace").decode().replace('"', "_").replace("?", "_")
         exact = f"UTF-8''{quote(name, safe='')}"
         self.headers["Content-Disposition"] = f'attachment; filename="{fallback}"; filename*={exact}'
-        suffix = os.path.splitext(name)[1]
-        self.content_type = _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        guessed, encoding = mimetypes.guess_type(name)
+        plain = guessed if guessed and not encoding else "application/octet-stream"
+        self.content_type = _TYPES.get(os.path.splitext(name)[1], plain)
         self.headers["X-Content-Type-Options"] = "nosniff"
+
+    def set_status(self, status: int, reason: str | None = None) -> None:
+        """Set the status; an error, such as a bad range, gets the form of all errors."""
+        super().set_status(status, reason)
+        if status >= 400:  # noqa: PLR2004
+            self._refusal = errors.body(status, self._request_id).encode()
+            self.headers.popall("Content-Disposition", None)
+            self.headers["Content-Length"] = str(len(self._refusal))
+            self.content_type = "application/json"
+
+    @property
+    def content_length(self) -> int | None:
+        """Length of what is sent, bytes."""
+        return super().content_length
+
+    @content_length.setter
+    def content_length(self, value: int | None) -> None:
+        if self._refusal:
+            return  # aiohttp would send some errors without a body
+        if value is None:
+            self.headers.popall("Content-Length", None)
+        else:
+            self.headers["Content-Length"] = str(value)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End the answer, with the error if there is one."""
+        await super().write_eof(data or (b"" if self._head else self._refusal))
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send headers and file, and close it."""
@@ -64,7 +96,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         return reply(_rows(entries))
     if not path:
         raise Missing("The task has no files.")
-    return OpenFile(await files.open(task, path), path.rsplit("/", 1)[-1])
+    return OpenFile(request, await files.open(task, path), path.rstrip("/").rsplit("/", 1)[-1])
 
 
 async def put(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..domain.errors import Invalid, Missing, TooLarge, Unsupported
 from ..keys import COORDINATOR, SETTINGS
@@ -13,6 +14,15 @@ from ..model import Task
 
 _MAX_JSON: Final = 1024 * 1024
 _MAX_ID: Final = 2**53
+
+
+UNREADABLE: Final = (ValueError, LookupError, RuntimeError, AssertionError, EOFError, HttpProcessingError)
+"""What aiohttp raises for a form that is damaged, or in a charset or an encoding that nobody knows."""
+
+
+def add_field(fields: dict[str, str], name: str, value: str) -> None:
+    """Add a field of a form; groups may be given one by one, of others the last counts."""
+    fields[name] = f"{fields[name]},{value}" if name == "groups" and name in fields else value
 
 
 def task_id_of(request: web.Request) -> int:
@@ -90,9 +100,13 @@ async def read_fields(request: web.Request) -> Mapping[str, Any]:
     if kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
         try:
             form = await request.post()
-        except ValueError:
+        except UNREADABLE:
             raise Invalid("The form cannot be read.") from None
-        return {key: value for key, value in form.items() if isinstance(value, str)}
+        fields: dict[str, str] = {}
+        for key, value in form.items():
+            if isinstance(value, str):
+                add_field(fields, key, value)
+        return fields
     data = await _read(request)
     if not data:
         return {}

@@ -3,7 +3,6 @@
 from typing import Final
 
 from aiohttp import web
-from yarl import URL
 
 from ..domain.errors import Invalid
 from ..keys import TASKS, USER
@@ -24,7 +23,10 @@ def _number(request: web.Request, name: str, least: int) -> int | None:
 
 def _page(request: web.Request, limit: int, offset: int) -> str:
     query = {**request.query, "limit": str(limit), "offset": str(offset)}
-    return str(URL(str(request.url)).with_query(query))
+    try:
+        return str(request.url.with_query(query))
+    except ValueError:
+        raise Invalid("The Host header of the request cannot be read.") from None
 
 
 async def index(request: web.Request) -> web.Response:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import BodyPartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from shared.taskdir import BadName, open_directory, open_root, safe_parts
 
 from ..domain.errors import Invalid, TooLarge, Unavailable
 from ..domain.tasks import NewTask
 from ..keys import ROOT, SETTINGS
-from .replies import read_fields
+from .replies import UNREADABLE, add_field, read_fields
 
 _PIECE: Final = 4 * 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
 _MAX_FIELD: Final = 300 * 1024
@@ -56,11 +55,11 @@ async def received(request: web.Request) -> AsyncIterator[NewTask]:
 async def _receive(request: web.Request, upload: Path) -> NewTask:
     limits = _Limits(request)
     if request.content_type != "multipart/form-data":
-        fields = await read_fields(request)
-        return await _with_local(request, fields, upload, limits)
+        return await _with_local(request, await read_fields(request), upload, limits)
     limits.check((request.content_length or 0) - _MAX_FIELD * _MAX_FIELDS)
-    limits.check_room(request.content_length or 0)
-    fields, name = {}, None
+    await asyncio.to_thread(limits.check_room, request.content_length or 0)
+    fields: dict[str, str] = {}
+    name: str | None = None
     try:
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader) or not part.name:
@@ -68,13 +67,13 @@ async def _receive(request: web.Request, upload: Path) -> NewTask:
             if len(fields) >= _MAX_FIELDS:
                 raise Invalid(f"A form may have at most {_MAX_FIELDS} fields.")
             if part.name != "file":
-                fields[part.name] = await _text(part)
+                add_field(fields, part.name, await _text(part))
             elif name is not None:
                 raise Invalid.field("file", "only one file may be given")
             else:
                 name = (part.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
                 await _write(part, upload, limits)
-    except (ValueError, AssertionError, HttpProcessingError, EOFError):
+    except UNREADABLE:
         raise Invalid("The form cannot be read, or ended too early.") from None
     if name is None:
         return await _with_local(request, fields, upload, limits)
@@ -129,9 +128,9 @@ def _finish(fd: int, piece: bytearray, limits: _Limits) -> None:
 async def _with_local(request: web.Request, fields: Any, upload: Path, limits: _Limits) -> NewTask:
     """Take the file from the shared data directory, if the fields name one."""
     path = fields.get("local_file")
-    if path in {None, ""}:
+    if path in (None, ""):
         return NewTask(fields)
-    if fields.get("ext") not in {None, ""}:
+    if fields.get("ext") not in (None, ""):
         raise Invalid.field("ext", "cannot be given yet; without it the first usable plane is taken")
     if not isinstance(path, str):
         raise Invalid.field("local_file", "must be a text")
