@@ -9,9 +9,11 @@ from prometheus_client import Gauge
 
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
+from shared.metrics import REGISTRY
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
+from .domain import orphans
 from .domain.coordinator import Coordinator
 from .domain.images import Images
 from .model import RunStep, Task, now
@@ -22,7 +24,7 @@ _TRASH_S: Final = 60.0  # until then a worker may still stand in a folder that w
 _INCOMING_S: Final = 3600.0  # a client may pause that long in an upload
 _HOUSEKEEPING_S: Final = 60.0
 
-WAITING: Final = Gauge("stdweb_steps_waiting", "Steps held back by fair share", ["step"])
+WAITING: Final = Gauge("stdweb_steps_waiting", "Steps held back by fair share", ["step"], registry=REGISTRY)
 
 log = structlog.get_logger()
 
@@ -50,7 +52,11 @@ class Reconciler:
                 log.warning("store away")
             except Exception:
                 log.exception("reconciler failed")
+            due = time.monotonic() + self._settings.reconcile_every_s
             await asyncio.sleep(self._settings.reconcile_every_s)
+            if time.monotonic() - due > self._settings.heartbeat_s:
+                # this process stood still: what arrived meanwhile has not been read yet
+                self._coordinator.signs.all_alive()
 
     async def once(self) -> None:
         """Bring everything on that needs it."""
@@ -59,11 +65,12 @@ class Reconciler:
             # signs of life could not arrive: nobody may be judged by their absence
             self._coordinator.signs.all_alive()
         self._connected = connected
+        at = time.monotonic()  # judged by the beginning, for this process may stand still at any point
         active = await self._tasks.active()
         self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
         _count_waiting(active)
         for task in active:
-            await self._look_at(task)
+            await self._bring_on(task, at)
         for user, step in await self._coordinator.shares.refill():
             await self._coordinator.release(user, step)
         await self._images.mend(now())
@@ -71,7 +78,16 @@ class Reconciler:
             self._swept = time.monotonic()
             await self.sweep()
 
-    async def _look_at(self, task: Task) -> None:
+    async def _bring_on(self, task: Task, at: float) -> None:
+        try:
+            await self._look_at(task, at)
+        except StoreAway:
+            raise
+        except Exception:
+            # the others must not wait for what cannot be mended
+            log.exception("task cannot be brought on", task=task.id)
+
+    async def _look_at(self, task: Task, at: float) -> None:
         run = task.run
         step = run.current if run else None
         if run is None or step is None:
@@ -84,7 +100,6 @@ class Reconciler:
         if step.status is StepStatus.WAITING or not self._coordinator.broker.connected:
             return
         sign = self._coordinator.signs.of(step.id, step.attempt)
-        at = time.monotonic()
         started = step.status is StepStatus.STARTED or sign.working
         if started and at - sign.heard > self._settings.silent_after_s:
             if not await self._take_in(task, step):
@@ -123,12 +138,17 @@ class Reconciler:
             return
         await self._coordinator.resume_cancel(whole)
 
-    async def sweep(self) -> None:
-        """Delete what was set aside, unfinished uploads, and folders of tasks that never came to be."""
-        await asyncio.to_thread(self._root.sweep, _TRASH_S, time.time(), _INCOMING_S)
-        old = await asyncio.to_thread(self._root.ids, time.time() - _INCOMING_S)
-        orphans = set(old) - await self._tasks.existing(old) if old else set()
-        for task_id in orphans:
+    async def sweep(self, incoming_s: float = _INCOMING_S) -> None:
+        """Delete what was set aside, unfinished uploads, and folders of tasks that never came to be.
+
+        Parameters
+        ----------
+        incoming_s
+            Age from which uploads and folders count as left behind, seconds.
+        """
+        await asyncio.to_thread(self._root.sweep, _TRASH_S, time.time(), incoming_s)
+        old = await asyncio.to_thread(orphans.suspects, self._root, time.time() - incoming_s)
+        for task_id in set(old) - await self._tasks.existing(old) if old else set():
             log.warning("folder without a task", task=task_id)
             await asyncio.to_thread(self._root.task(task_id).set_aside)
 

@@ -142,17 +142,23 @@ class Images:
 
     async def _end(self, marked: Task, kind: str) -> None:
         state = states.UPLOADED if kind == "upload" else states.INITIAL
-        try:
-            await self._tasks.swap(marked, runs.image_changed(marked, now(), state))
-        except Changed:
-            log.info("image change was ended by another", task=marked.id)
+        await self._settle(marked, lambda task: runs.image_changed(task, now(), state))
 
     async def _undo(self, marked: Task, source: Path) -> None:
         await asyncio.to_thread(self._root.trash, source)
-        try:
-            await self._tasks.swap(marked, replace(marked, pending=None))
-        except Changed:
-            log.info("image change was ended by another", task=marked.id)
+        await self._settle(marked, lambda task: replace(task, pending=None))
+
+    async def _settle(self, marked: Task, change: Callable[[Task], Task]) -> None:
+        """Write the end of a change; its name or config may have been edited since it began."""
+        task: Task | None = marked
+        while task is not None and task.pending == marked.pending:
+            try:
+                await self._tasks.swap(task, change(task))
+            except Changed:
+                task = await self._tasks.get(marked.id)
+            else:
+                return
+        log.info("image change was ended by another", task=marked.id)
 
     async def mend(self, at: datetime) -> None:
         """End changes whose gateway has died: as done if they were committed, else as never begun."""
@@ -161,7 +167,8 @@ class Images:
             if pending is None or at - pending.at < STALE:
                 continue
             source = self._root.incoming(pending.source)
-            await asyncio.to_thread(self._root.trash, source)  # from here on it cannot be committed any more
+            # from here on it cannot be committed any more, nor begun by a gateway that was frozen
+            await asyncio.to_thread(self._root.occupy, source)
             manifest = await asyncio.to_thread(
                 self._root.task(task.id).manifest, Commit(pending.seq, IMAGE_RANK, pending.kind)
             )
@@ -169,4 +176,4 @@ class Images:
             if manifest is not None:
                 await self._end(task, pending.kind)
             else:
-                await self._undo(task, source)
+                await self._settle(task, lambda seen: replace(seen, pending=None))

@@ -12,8 +12,8 @@ from shared.contracts import states
 from shared.taskdir import TasksRoot
 
 from ..model import EDIT_ALL, VIEW_ALL, Task, User, now
-from ..storage import Changed, Tasks, Users
-from . import access, images
+from ..storage import Changed, StoreAway, Tasks, Users
+from . import access, images, orphans
 from . import config as configs
 from .coordinator import Coordinator
 from .errors import Conflict, Forbidden, Invalid, Missing
@@ -113,7 +113,7 @@ class TaskService:
             raise Invalid.field("original_name", "is needed when no file is given (field `file` or `local_file`)")
         at = now()
         task = Task(
-            id=await self._tasks.next_id(),
+            id=await self._new_id(),
             original_name=_checked(name, "original_name"),
             title=_text(fields, "title") or "",
             user=user.name,
@@ -128,20 +128,31 @@ class TaskService:
         await asyncio.shield(asyncio.create_task(self._make(task, new.upload)))
         return task
 
+    async def _new_id(self) -> int:
+        while True:
+            task_id = await self._tasks.next_id()
+            # there may be folders of a store that was lost: they are not ours to touch
+            if not await asyncio.to_thread(self._root.task(task_id).exists):
+                return task_id
+
     async def _make(self, task: Task, upload: Path | None) -> None:
         folder = self._root.task(task.id)
+        await asyncio.to_thread(folder.create)
         try:
-            await asyncio.to_thread(folder.create)
+            await asyncio.to_thread(orphans.disown, folder)
             if upload is not None:
                 owner = uuid.uuid4().hex
                 await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), upload, 1, owner)
             await self._tasks.insert(task)
         except BaseException:
             await asyncio.to_thread(folder.set_aside)
+            with contextlib.suppress(StoreAway):
+                await self._tasks.delete(task.id)  # the store may have taken it all the same
             raise
+        await asyncio.to_thread(orphans.own, folder)
 
     async def _preset(self, value: object) -> dict[str, Any]:
-        if value in {None, ""}:
+        if value in (None, ""):
             return {}
         try:
             preset_id = int(str(value))
@@ -162,9 +173,11 @@ class TaskService:
         names = tuple(dict.fromkeys(value))
         added = [name for name in names if name not in before]
         if foreign := [name for name in added if name not in user.groups]:
-            known = await self._users.groups(foreign) if user.is_staff else set()
+            known = await self._users.groups([*filter(str.isprintable, foreign)]) if user.is_staff else set()
             if unknown := [name for name in foreign if name not in known]:
-                raise Invalid.field("groups", f"you are in no group {unknown[0][:64]!r}")
+                own = ", ".join(sorted(user.groups)) or "none"
+                wrong = "there is no group" if user.is_staff else "you are in no group"
+                raise Invalid.field("groups", f"{wrong} {unknown[0][:64]!r}; your groups: {own}")
         return names
 
     async def change(self, task_id: int, user: User, fields: Mapping[str, Any]) -> Task:
@@ -215,9 +228,11 @@ class TaskService:
         if task.chain_id is not None:
             with contextlib.suppress(Invalid):  # it has just ended
                 await self._coordinator.cancel(task_id, task.chain_id)
+        folder = self._root.task(task_id)
+        await asyncio.to_thread(orphans.disown, folder)
         if not await self._tasks.delete(task_id):
             raise Missing(f"There is no task {task_id}.")
-        await asyncio.to_thread(self._root.task(task_id).set_aside)
+        await asyncio.to_thread(folder.set_aside)
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:
