@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 
 import structlog
 import uvloop
@@ -17,23 +18,29 @@ from .storage import Store
 _SHUTDOWN_S = 10.0  # for requests that are being answered
 
 
-async def main(settings: GatewaySettings) -> None:
-    """Serve until told to stop."""
-    stop = asyncio.Event()
+async def main(settings: GatewaySettings) -> int:
+    """Serve until told to stop. Returns the exit code: 1 after a failure, to be started again."""
+    stop, broken = asyncio.Event(), asyncio.Event()
+
+    def give_up() -> None:
+        broken.set()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = Store(settings.mongo_url.get_secret_value())
     broker = connect(settings.amqp_url.get_secret_value(), "gateway", settle_s=settings.broker_settle_s)
-    runner = Runner(build_app(settings, store, broker), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = Runner(build_app(settings, store, broker, give_up), access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port)
     await site.start()
     structlog.get_logger().info("serving", host=settings.host, port=settings.port)
     await stop.wait()
     await runner.cleanup()
+    return int(broken.is_set())
 
 
 if __name__ == "__main__":
     settings = GatewaySettings()
     configure_logging(settings, "gateway")
-    uvloop.run(main(settings))
+    sys.exit(uvloop.run(main(settings)))

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
+import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
@@ -29,9 +30,19 @@ from .storage import Store, StoreAway, Tasks, Users
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
 
+log = structlog.get_logger()
 
-def build_app(settings: GatewaySettings, store: Store, broker: Broker) -> web.Application:
-    """Build the application. It closes store and broker when it ends."""
+
+def build_app(
+    settings: GatewaySettings, store: Store, broker: Broker, broken: Callable[[], None] = lambda: None
+) -> web.Application:
+    """Build the application. It closes store and broker when it ends.
+
+    Parameters
+    ----------
+    broken
+        Called when what runs in the background has died: the gateway answers then, but brings no run on.
+    """
     app = web.Application(middlewares=[answer_errors, authenticate], client_max_size=_MAX_FORM)
     root = TasksRoot(settings.data_dir)
     tasks, users, signs = Tasks(store), Users(store), Signs()
@@ -46,16 +57,25 @@ def build_app(settings: GatewaySettings, store: Store, broker: Broker) -> web.Ap
     app[keys.TASKS] = TaskService(tasks, users, root, coordinator)
     app[keys.FILES] = Files(root, images)
     app[keys.QUEUE] = QueueService(tasks, coordinator, signs)
+    app[keys.LISTENING] = asyncio.Event()
     add_routes(app)
     listener = Listener(broker, coordinator)
     reconciler = Reconciler(settings, tasks, root, coordinator, images)
 
     async def background(app: web.Application) -> AsyncIterator[None]:
+        async def listen() -> None:
+            await listener.start()
+            app[keys.LISTENING].set()
+
         async def work() -> None:
-            await _prepare(store)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(listener.start())
-                group.create_task(reconciler.run())
+            try:
+                await _prepare(store)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(listen())
+                    group.create_task(reconciler.run())
+            except Exception:
+                log.exception("background work died")
+                broken()
 
         running = asyncio.create_task(work())
         yield
@@ -96,6 +116,14 @@ class _JsonHandler(RequestHandler):
         response = error_response(status, uuid.uuid4().hex)
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; what was refused before any middleware, such as a bad Expect header, as JSON too."""
+        if isinstance(resp, web.HTTPException):
+            resp = error_response(resp.status, uuid.uuid4().hex)
+        return await super().finish_response(request, resp, start_time)
 
 
 class _JsonServer(web.Server):

@@ -1,5 +1,6 @@
 """Typed keys of what handlers find in the application and in requests."""
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -25,6 +26,8 @@ TASKS: Final = web.AppKey("tasks", TaskService)
 FILES: Final = web.AppKey("files", Files)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)
+LISTENING: Final = web.AppKey("listening", asyncio.Event)
+"""Set when the gateway takes messages from the broker for the first time."""
 
 USER: Final = web.RequestKey("user", User)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
