@@ -10,10 +10,10 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from shared.contracts.params import InspectParams
-from shared.errors import DataError, TransientError, UsageError
+from shared.errors import TransientError, UsageError
 from shared.science import headers
-from shared.science.images import read_image, read_mask, size_of, write_image
-from shared.science.masks import build_mask
+from shared.science.images import read_image, size_of, write_image
+from shared.science.masks import build_mask, custom_mask
 from shared.science.targets import Target, resolve_targets
 from shared.science.wcs import pixel_of, usable_wcs, wcs_header
 from shared.worker.step import StepContext
@@ -65,7 +65,7 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
         image,
         computed["saturation"],
         computed["gain"],
-        custom=_custom_mask(ctx, image.shape, log),
+        custom=custom_mask(ctx.input("custom_mask.fits"), image.shape, log),
         mask_cosmics=params.mask_cosmics,
         log=log,
     )
@@ -89,20 +89,6 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
     computed |= core.suggestions(params, computed["filter"], dec_deg, log)
     log("Done")
     return computed
-
-
-def _custom_mask(ctx: StepContext, shape: tuple[int, ...], log: Log) -> NDArray[np.bool_] | None:
-    path = ctx.input("custom_mask.fits")
-    if path is None:
-        return None
-    log("Using custom_mask.fits")
-    try:
-        return read_mask(path, (shape[0], shape[1]))
-    except DataError as error:
-        if error.code == "mask_shape":
-            raise
-        message = f"custom_mask.fits cannot be used. {error.user_message}"
-        raise DataError("bad_mask", message.replace("The image", "The mask")) from error
 
 
 def _targets(

@@ -1,8 +1,8 @@
 """Photometry as functions of arrays, tables and options: no files, no archives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from astropy.io import fits
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shared.contracts.params import PhotometryParams
 from shared.errors import DataError
-from shared.science import aperture, limits
+from shared.science import aperture, headers, limits
 from shared.science.catalogs import CatalogColumns
 from shared.science.centroid import windowed_centroids
 from shared.science.detection import set_magnitudes
@@ -33,6 +33,7 @@ _ACCEPTED_FLAGS: Final = 0x3
 _BLEND_FLUX: Final = 0.03
 _BLEND_APERTURES: Final = 1.5
 _MAX_P_VALUE: Final = 0.01
+_FEWEST_TO_CORRELATE: Final = 5
 _MIN_RADIUS_ARCSEC: Final = 0.5
 _LIMITS: Final = (10.0, 5.0, 3.0)
 
@@ -54,6 +55,8 @@ class Frame:
         Noise of the background, ADU.
     gain
         e-/ADU.
+    skew
+        Skewness of the sky, once objects are measured.
     """
 
     image: Image
@@ -63,6 +66,7 @@ class Frame:
     flat: Image
     rms: Image
     gain: float
+    skew: aperture.Skew | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,41 +109,48 @@ def check_image(image: Image, mask: Mask) -> None:
     """
     rows, columns = image.shape
     if min(rows, columns) < MIN_SIDE_PIX:
-        text = f"The image has {columns}x{rows} pixels; photometry needs at least {MIN_SIDE_PIX} on each side."
+        text = (
+            f"The image has {columns}×{rows} pixels; photometry needs at least {MIN_SIDE_PIX} on each side. "
+            "Upload a larger one."
+        )
         raise DataError("image_too_small", text)
     good = ~mask & np.isfinite(image)
     if good.mean() < 1 - MAX_MASKED:
-        text = f"{100 * (1 - good.mean()):.1f} % of the image is masked or not finite; check the mask and saturation."
+        text = (
+            f"{100 * (1 - good.mean()):.1f} % of the image is masked or not finite, more than the "
+            f"{100 * MAX_MASKED:.0f} % that are allowed; check saturation and custom_mask.fits."
+        )
         raise DataError("image_masked", text)
     values = image[good]
     if values.min() == values.max():
-        raise DataError("image_constant", f"All good pixels have the same value ({values[0]:g}): there is no signal.")
+        text = f"All good pixels have the same value ({values[0]:g}): there is no signal. Upload another image."
+        raise DataError("image_constant", text)
 
 
-def simple_mask(image: Image, header: fits.Header, saturation_adu: float | None, log: Log) -> Mask:
-    """Mask non-finite and saturated pixels, for a task that was not inspected."""
-    bad = ~np.isfinite(image)
+def from_header(params: PhotometryParams, config: Mapping[str, Any], header: fits.Header, log: Log) -> PhotometryParams:
+    """Take from the header what was not asked for and `inspect` did not resolve: the step may run alone."""
+    found: dict[str, Any] = {}
+    if config.get("filter") is None:
+        found["filter"] = headers.band_in(header, log)
+        log(f"Filter {found['filter']}")
+    gain = headers.gain_in(header, log) if params.gain is None else params.gain
+    if gain is None:
+        log(f"Warning: no gain in the header, {headers.DEFAULT_GAIN:g} e-/ADU is assumed")
+    return params.model_copy(update={**found, "gain": gain or headers.DEFAULT_GAIN})
+
+
+def simple_mask(image: Image, header: fits.Header, saturation_adu: float | None, custom: Mask | None, log: Log) -> Mask:
+    """Mask non-finite, saturated and the user's pixels, for a task that was not inspected."""
+    bad = ~np.isfinite(image) if custom is None else custom | ~np.isfinite(image)
     if bad.all():
         return bad
-    level = saturation_adu or header_number(header, "SATURATE")
+    median, highest = float(np.median(image[~bad])), float(image[~bad].max())
+    level = saturation_adu or headers.saturation_in(header, median, log)
     if level is None:
-        median, highest = float(np.median(image[~bad])), float(image[~bad].max())
         level = median + _ESTIMATED_SATURATION * (highest - median)
         log(f"Saturation level estimated as {level:.0f} ADU")
     with np.errstate(invalid="ignore"):
         return bad | (image >= level)
-
-
-def header_number(header: fits.Header, *names: str) -> float | None:
-    """Give the first positive finite number among header keywords; None without one."""
-    for name in names:
-        try:
-            value = float(header.get(name, "nan"))
-        except (TypeError, ValueError):
-            continue
-        if np.isfinite(value) and value > 0:
-            return value
-    return None
 
 
 def describe_shapes(objects: Table, params: PhotometryParams, log: Log) -> float:
@@ -169,11 +180,12 @@ def describe_shapes(objects: Table, params: PhotometryParams, log: Log) -> float
 
 
 def measure_objects(objects: Table, frame: Frame, plan: Aperture, fwhm_pix: float) -> None:
-    """Recentre and measure objects in place."""
+    """Recentre and measure objects in place, and keep the skewness of their sky in the frame."""
     mask = frame.mask if frame.mask.any() else None
     x, y = windowed_centroids(frame.flat, np.asarray(objects["x"]), np.asarray(objects["y"]), fwhm_pix, mask)
     objects["x"], objects["y"] = x, y
     found = measure(frame, x, y, plan)
+    frame.skew = found.skew
     objects["flux"], objects["fluxerr"] = found.flux, found.fluxerr
     objects["bg_local"], objects["npix_aper"] = found.sky, found.npix
     objects["flags"] = np.asarray(objects["flags"], np.int32) | found.flags
@@ -193,6 +205,7 @@ def measure(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64], plan: 
         gain=frame.gain,
         optimal_fwhm_pix=plan.optimal_fwhm_pix,
         sky_mask=frame.sky_mask,
+        skew=frame.skew,
     )
 
 
@@ -274,17 +287,19 @@ def calibrate(objects: Table, pairs: Calibrators, params: PhotometryParams, shap
     colour. Its error holds the measurement, the zero point, and the scatter that the errors do not explain.
     """
     p_value = correlation_p_value(pairs.mag[pairs.good], pairs.cat_mag[pairs.good])
-    if p_value > _MAX_P_VALUE:
+    if pairs.good.sum() < _FEWEST_TO_CORRELATE:
+        log("Warning: too few stars to tell whether instrumental and catalogue magnitudes correlate")
+    elif p_value > _MAX_P_VALUE:
         log(
-            "WARNING: instrumental and catalogue magnitudes do not correlate "
-            f"(probability of chance {p_value:.2g}); the astrometry is probably wrong"
+            "Warning: instrumental and catalogue magnitudes do not correlate "
+            f"(probability of chance {p_value:.2g}); the astrometry is probably wrong, try blind_match_wcs"
         )
     fit = fit_zero_point(pairs, model_terms(params), shape, color_term=params.force_color_term, log=log)
     model = fit.model
-    log(
-        f"Zero point from {model.used} stars: scatter {model.scatter:.4f} mag, "
-        f"intrinsic {model.intrinsic_rms:.4f} mag, colour term {model.color_term:+.4f} ± {model.color_term_err:.4f}"
-    )
+    zp, zp_err = float(model.evaluate(model.x0, model.y0)[0]), float(model.error(model.x0, model.y0)[0])
+    log(f"Zero point {zp:.4f} ± {zp_err:.4f} mag at the centre, from {model.used} stars")
+    log(f"Scatter of the stars {model.scatter:.4f} mag, {model.intrinsic_rms:.4f} mag of it beyond their errors")
+    log(f"Colour term {model.color_term:+.4f} ± {model.color_term_err:.4f}")
     set_calibrated(objects, model)
     return fit
 
@@ -332,6 +347,7 @@ def image_noise(frame: Frame, plan: Aperture) -> float:
             annulus_pix=plan.annulus_pix,
             gain=frame.gain,
             optimal_fwhm_pix=plan.optimal_fwhm_pix,
+            skew=frame.skew,
         )
         if np.isfinite(noise_adu):
             break

@@ -1,16 +1,19 @@
 """Drawing beside the work: plots are made in forked children while the step goes on."""
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from shared.errors import InternalError
+from shared.errors import InternalError, TransientError
 
 Job = Callable[[], None]
+
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Desk:
@@ -55,6 +58,10 @@ class Desk:
             for job in jobs:
                 job()
             status = 0
+        except OSError as exc:
+            status = exc.errno if exc.errno in _NO_SPACE else 1
+            traceback.print_exc()
+            sys.stderr.flush()
         except BaseException:  # noqa: BLE001  the edge of a process: nothing may get past it
             traceback.print_exc()
             sys.stderr.flush()
@@ -67,11 +74,15 @@ class Desk:
         Raises
         ------
         InternalError
-            When one could not be drawn.
+            When one could not be drawn: without its plots a step has no result.
+        TransientError
+            When there is no space to write them.
         """
-        failed = 0
+        ends = set()
         while self._children:
             _, status = os.waitpid(self._children.pop(), 0)
-            failed += status != 0
-        if failed:
+            ends.add(os.waitstatus_to_exitcode(status))
+        if ends & set(_NO_SPACE):
+            raise TransientError("disk_full", "There is no space left for the results; try again later.")
+        if ends - {0}:
             raise InternalError("plots_failed", "The plots could not be drawn; this is a fault of the service.")

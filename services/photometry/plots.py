@@ -1,7 +1,7 @@
 """Plots of the photometry step. Each function writes one PNG; points are thinned where there are very many."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from astropy.table import Table
@@ -47,6 +47,13 @@ def _points(panel: Axes, x: Floats, y: Floats, **style: Any) -> None:
     if finite.size > _MAX_POINTS:
         finite = finite[:: -(-finite.size // _MAX_POINTS)]
     panel.plot(x[finite], y[finite], ".", markersize=3, **{"alpha": 0.5, **style})
+
+
+def _legend(panel: Axes, place: Literal["upper left", "upper right"]) -> None:
+    """Add a legend whose dots can be told apart; those of the data are small because there are thousands."""
+    for handle in panel.legend(loc=place, markerscale=3).legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
 
 
 def _limits(values: Floats, low: float = _RANGE[0], high: float = _RANGE[1]) -> tuple[float, float] | None:
@@ -103,7 +110,7 @@ def draw_objects(path: Path, image: NDArray[np.float32], table: Table) -> None:
     x, y = _column(table, "x"), _column(table, "y")
     _points(panel, x[clean], y[clean], color="tab:red", label="unflagged")
     _points(panel, x[~clean], y[~clean], color="gold", label="flagged")
-    panel.legend(loc="upper right")
+    _legend(panel, "upper right")
     panel.set(title=f"{len(table)} objects, {clean.sum()} unflagged", xlabel="x, pixels", ylabel="y, pixels")
     save(made, path)
 
@@ -126,7 +133,7 @@ def draw_fwhm_mag(path: Path, table: Table, fwhm_pix: float) -> None:
     panel.invert_yaxis()
     panel.set(xlim=(0, 4 * fwhm_pix), title="FWHM against magnitude", xlabel="2 × FLUX_RADIUS, pixels")
     panel.set_ylabel("instrumental magnitude")
-    panel.legend(loc="upper right")
+    _legend(panel, "upper right")
     save(made, path)
 
 
@@ -142,7 +149,7 @@ def draw_prefilter(path: Path, table: Table) -> None:
         _points(panel, mag[~odd], values[~odd], color="tab:blue", label="kept")
         _points(panel, mag[odd], values[odd], color="tab:red", label="odd")
         panel.set(xlabel="MAG_AUTO", ylabel=label, xlim=_limits(mag), ylim=_limits(values, 0.2, 99.8))
-        panel.legend(loc="upper left")
+        _legend(panel, "upper left")
     panels[0].set_title(f"Shape filter: {odd.sum()} of {odd.size} are odd")
     save(made, path)
 
@@ -168,7 +175,7 @@ def draw_photometry(path: Path, fit: Fit, color_name: str, *, everything: bool) 
         panel.axhline(0, color="black", linewidth=0.8)
         shown = residual if everything else residual[fit.used]
         panel.set(xlabel=label, ylabel="catalogue - model, mag", ylim=_limits(shown))
-        panel.legend(loc="upper left")
+        _legend(panel, "upper left")
     panels[0].set_title(f"{fit.model.used} stars used, scatter {fit.model.scatter:.3f} mag")
     panels[1].set_title(f"Colour term {fit.model.color_term:+.3f} ± {fit.model.color_term_err:.3f}")
     save(made, path)
@@ -216,7 +223,7 @@ def draw_astrometry(path: Path, fit: Fit, radius_arcsec: float, rms_arcsec: floa
         xlabel="distance, arcsec",
         ylabel="stars",
     )
-    panel.legend(loc="upper right")
+    _legend(panel, "upper right")
     save(made, path)
 
 
@@ -231,7 +238,7 @@ def draw_limit_histogram(path: Path, table: Table, catalog_mag: Floats, limit_ma
     if limit_mag is not None:
         panel.axvline(limit_mag, color="tab:red", label=f"limit {limit_mag:.2f}")
     panel.set(title="Magnitudes", xlabel="magnitude", ylabel="number", yscale="log")
-    panel.legend(loc="upper left")
+    _legend(panel, "upper left")
     save(made, path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from numpy.typing import NDArray
 
 from shared.contracts.bands import CATALOGS
 from shared.contracts.params import PhotometryParams
@@ -18,7 +19,9 @@ from shared.science import aperture, detection, shapes
 from shared.science.astrometry import Solution
 from shared.science.catalogs import CatalogColumns
 from shared.science.centroid import windowed_centroids
-from shared.science.images import quiet_fits, read_image, read_mask, write_image
+from shared.science.headers import DEFAULT_GAIN
+from shared.science.images import quiet_fits, read_image, read_mask, size_of, write_image
+from shared.science.masks import custom_mask
 from shared.science.tables import annotate, write_parquet, write_votable
 from shared.science.wcs import field_of, pixel_scale_deg, wcs_header
 from shared.science.zeropoint import Calibrators, Fit, Terms, ZeroPoint, fit_zero_point
@@ -76,7 +79,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             ctx.progress(fraction, phase)
 
         mark(0.0, "reading the image")
-        frame = load(ctx, params)
+        frame, params = load(ctx, params)
         mark(0.05, "detecting objects")
         objects, fwhm_pix = find_objects(ctx, params, frame)
         plan = core.Aperture.of(params, fwhm_pix)
@@ -110,11 +113,12 @@ def run(ctx: StepContext) -> dict[str, Any]:
         mark(0.95, "waiting for plots")
         desk.wait()
         mark(1.0, "done")
-    return computed(frame.shape, sky, fit, fwhm_pix=fwhm_pix, limit_mag=limits.get(params.sn))
+    resolved = {} if ctx.config.get("filter") else {"filter": params.filter}
+    return resolved | computed(frame.shape, sky, fit, fwhm_pix=fwhm_pix, limit_mag=limits.get(params.sn))
 
 
-def load(ctx: StepContext, params: PhotometryParams) -> core.Frame:
-    """Read image and mask, and estimate (and keep, if asked to) the background.
+def load(ctx: StepContext, params: PhotometryParams) -> tuple[core.Frame, PhotometryParams]:
+    """Read image and mask, estimate (and keep, if asked to) the background, and complete the options by the header.
 
     Raises
     ------
@@ -125,23 +129,40 @@ def load(ctx: StepContext, params: PhotometryParams) -> core.Frame:
     if path is None:
         raise DataError("no_image", "The task has no image; upload one.")
     image, header = read_image(path)
+    params = core.from_header(params, ctx.config, header, ctx.log)
+    gain = params.gain or DEFAULT_GAIN
     mask_path = ctx.input("mask.fits")
     if mask_path is None:
         ctx.log("No mask: the image was not inspected; non-finite and saturated pixels are masked")
-        mask = core.simple_mask(image, header, params.saturation, ctx.log)
+        custom = custom_mask(ctx.input("custom_mask.fits"), image.shape, ctx.log)
+        mask = core.simple_mask(image, header, params.saturation, custom, ctx.log)
     else:
-        mask = read_mask(mask_path, image.shape) | ~np.isfinite(image)
+        mask = inspected_mask(mask_path, image.shape) | ~np.isfinite(image)
     core.check_image(image, mask)
-    gain = params.gain or core.header_number(header, "GAIN", "EGAIN", "CCD_GAIN") or 1.0
     background = detection.background(image, mask, params.bg_size)
-    ctx.log(
-        f"Image {image.shape[1]}x{image.shape[0]}, {100 * mask.mean():.2f} % masked, gain {gain:g} e-/ADU, "
-        f"background {np.median(background.level):.1f} ± {np.median(background.rms):.2f} ADU"
-    )
+    ctx.log(f"Image of {size_of(image.shape)} pixels, {100 * mask.mean():.2f} % masked")
+    ctx.log(f"Gain {gain:g} e-/ADU")
+    ctx.log(f"Background {np.median(background.level):.1f} ± {np.median(background.rms):.2f} ADU")
     if params.inspect_bg:
         write_image(ctx.work / "image_bg.fits", background.level)
         write_image(ctx.work / "image_rms.fits", background.rms)
-    return core.Frame(image, header, mask, mask, image - background.level, background.rms, gain)
+    frame = core.Frame(image, header, mask, mask, image - background.level, background.rms, gain)
+    return frame, params
+
+
+def inspected_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the mask that `inspect` made.
+
+    Raises
+    ------
+    DataError
+        When it is not of this image: the image was changed since.
+    """
+    try:
+        return read_mask(path, shape)
+    except DataError as exc:
+        text = f"mask.fits does not fit the image ({size_of(shape)} pixels). Run inspect again."
+        raise DataError("mask_shape", text, reason=exc.user_message) from exc
 
 
 def find_objects(ctx: StepContext, params: PhotometryParams, frame: core.Frame) -> tuple[Table, float]:

@@ -1,10 +1,11 @@
 """Aperture and optimal photometry with a local sky annulus.
 
 STDPipe's `measure_objects` does the same object by object through photutils and takes 3 s for 4,000 objects; this is
-one compiled loop that takes 0.1 s and agrees with it to a fraction of the quoted error. The local sky is the clipped
-2 median - mean of pixels that belong to no detected object, where STDPipe takes the mode (3 median - 2 mean) of all:
-that has twice the variance, which shows in faint stars, and is biased more (0.018 mag against 0.003 at S/N 10 in a
-field of 9,000 stars per square degree). The error of the local sky counts in the quoted errors.
+one compiled loop that takes 0.1 s and agrees with it to a fraction of the quoted error. The local sky is the mode, as
+STDPipe's (mean - 3 (mean - median), clipped; Pearson 1895), with two changes. Pixels of detected objects are left out,
+and what faint sources add, mean - median, is averaged over the nearest annuli, because in one of them it is nearly all
+noise: the variance of a mode of N pixels is 6.1 sigma²/N and that of this sky 1.1 sigma²/N. It shows in the scatter of
+faint stars. The error of the local sky counts in the quoted errors.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Final
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 FLAG_MASKED_APERTURE: Final = 0x200
 FLAG_NO_LOCAL_SKY: Final = 0x400
@@ -22,8 +24,12 @@ FLAG_NOT_MEASURED: Final = 0x800
 _MIN_SKY_PIXELS: Final = 10
 """Fewer pixels than this give no usable sky."""
 _CLIP_SIGMA: Final = 3.0
-_LEVEL_VARIANCE: Final = 2 * math.pi + 1 - 4
-"""Variance of 2 median - mean of N Gaussian values, in units of sigma²/N."""
+_MODE: Final = 3.0
+"""The mode lies three times as far below the mean as the median does (Pearson's rule)."""
+_NEIGHBOURS: Final = 64
+"""Annuli over which mean - median is averaged: few enough to follow the crowding of a field."""
+_SKEW_VARIANCE: Final = (_MODE * math.pi / 2) ** 2 * (1 - 2 / math.pi)
+"""Variance of 3 (mean - median), the median of n annuli of N Gaussian values, in units of sigma²/(n N)."""
 _FWHM_PER_SIGMA: Final = 2.3548200450309493
 
 
@@ -43,6 +49,8 @@ class Photometry:
         Finite pixels in the aperture, fractional.
     flags
         Bits of this module.
+    skew
+        What was taken for the skewness of the sky.
     """
 
     flux: NDArray[np.float64]
@@ -50,6 +58,34 @@ class Photometry:
     sky: NDArray[np.float64]
     npix: NDArray[np.float64]
     flags: NDArray[np.int32]
+    skew: "Skew"
+
+
+class Skew:
+    """How far the mean of sky pixels lies above their median, ADU, by position: undetected sources make it so.
+
+    Parameters
+    ----------
+    x, y
+        Centres of annuli, pixels.
+    difference
+        Mean - median in each, ADU; NaN where unknown.
+    """
+
+    def __init__(self, x: NDArray[np.float64], y: NDArray[np.float64], difference: NDArray[np.float64]) -> None:
+        known = np.isfinite(x) & np.isfinite(y) & np.isfinite(difference)
+        self._values = difference[known]
+        self._tree = cKDTree(np.stack([x[known], y[known]], axis=-1))
+        self.annuli = min(_NEIGHBOURS, self._values.size)
+
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the median of the nearest annuli, 0 where nothing is known."""
+        found = np.zeros(x.size)
+        known = np.isfinite(x) & np.isfinite(y)
+        if self.annuli and known.any():
+            _, nearest = self._tree.query(np.stack([x[known], y[known]], axis=-1), k=range(1, self.annuli + 1))
+            found[known] = np.median(self._values[nearest], axis=1)
+        return found
 
 
 @nb.njit(cache=True)
@@ -90,8 +126,8 @@ def _sky(  # noqa: C901, PLR0917  compiled: a loop does not call small functions
     inner: float,
     outer: float,
     buffer: NDArray[np.float32],
-) -> tuple[float, float, int]:
-    """Give the level (2 median - mean), the scatter and the number of pixels kept in an annulus, clipped."""
+) -> tuple[float, float, float]:
+    """Give mean, mean - median, and the error of the mean in an annulus, clipped; NaN with too few pixels."""
     height, width = image.shape
     count = 0
     for j in range(max(0, math.ceil(y - outer)), min(height, math.floor(y + outer) + 1)):
@@ -103,7 +139,7 @@ def _sky(  # noqa: C901, PLR0917  compiled: a loop does not call small functions
                     buffer[count] = value
                     count += 1
     if count < _MIN_SKY_PIXELS:
-        return 0.0, 0.0, 0
+        return math.nan, math.nan, math.nan
     values = np.sort(buffer[:count])
     first, last = 0, count
     total = squares = 0.0
@@ -126,7 +162,25 @@ def _sky(  # noqa: C901, PLR0917  compiled: a loop does not call small functions
             total -= values[last]
             squares -= values[last] * values[last]
         if last - first == before:
-            return 2.0 * median - mean, scatter, kept
+            return mean, mean - median, scatter / math.sqrt(kept)
+
+
+@nb.njit(cache=True)
+def _skies(  # noqa: PLR0917  as `_sky`
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    xs: NDArray[np.float64],
+    ys: NDArray[np.float64],
+    inner: float,
+    outer: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Give what `_sky` gives, for a list of positions."""
+    means, differences, errors = np.full(xs.size, np.nan), np.full(xs.size, np.nan), np.full(xs.size, np.nan)
+    buffer = np.empty(math.ceil(4 * (outer + 1) ** 2), np.float32)
+    for k in range(xs.size):
+        if math.isfinite(xs[k]) and math.isfinite(ys[k]):
+            means[k], differences[k], errors[k] = _sky(image, mask, xs[k], ys[k], inner, outer, buffer)
+    return means, differences, errors
 
 
 @nb.njit(cache=True)
@@ -134,34 +188,29 @@ def _measure(  # noqa: C901, PLR0912, PLR0917  as `_sky`
     image: NDArray[np.float32],
     rms: NDArray[np.float32],
     mask: NDArray[np.bool_],
-    sky_mask: NDArray[np.bool_],
     xs: NDArray[np.float64],
     ys: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    level_errors: NDArray[np.float64],
     radius: float,
-    inner: float,
-    outer: float,
     gain: float,
     sigma: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
     """Loop over positions; `sigma` > 0 weights the aperture with a Gaussian of that width."""
     height, width = image.shape
     n = xs.size
     flux, fluxerr = np.full(n, np.nan), np.full(n, np.nan)
-    sky, npix = np.zeros(n), np.zeros(n)
+    npix = np.zeros(n)
     flags = np.zeros(n, np.int32)
-    buffer = np.empty(math.ceil(4 * (outer + 1) ** 2), np.float32)
     for k in range(n):
         x, y = xs[k], ys[k]
         if not (math.isfinite(x) and math.isfinite(y)):
             flags[k] = FLAG_NO_LOCAL_SKY | FLAG_NOT_MEASURED
             continue
-        level, scatter, kept = _sky(image, sky_mask, x, y, inner, outer, buffer)
-        sky_variance = 0.0
-        if kept == 0:
+        level, sky_variance = levels[k], level_errors[k] * level_errors[k]
+        if not math.isfinite(level):
             flags[k] |= FLAG_NO_LOCAL_SKY
-        else:
-            sky_variance = _LEVEL_VARIANCE * scatter * scatter / kept
-        sky[k] = level
+            level = sky_variance = 0.0
         total = area = weight = variance = counts = 0.0
         for j in range(max(0, math.floor(y - radius)), min(height, math.ceil(y + radius) + 1)):
             for i in range(max(0, math.floor(x - radius)), min(width, math.ceil(x + radius) + 1)):
@@ -196,7 +245,7 @@ def _measure(  # noqa: C901, PLR0912, PLR0917  as `_sky`
             fluxerr[k] = math.sqrt(variance + max(total, 0.0) / gain + area * area * sky_variance)
         if not math.isfinite(flux[k]):
             flags[k] |= FLAG_NOT_MEASURED
-    return flux, fluxerr, sky, npix, flags
+    return flux, fluxerr, npix, flags
 
 
 def measure(
@@ -211,6 +260,7 @@ def measure(
     gain: float,
     optimal_fwhm_pix: float | None = None,
     sky_mask: NDArray[np.bool_] | None = None,
+    skew: Skew | None = None,
 ) -> Photometry:
     """Measure fluxes at positions.
 
@@ -228,7 +278,7 @@ def measure(
     radius_pix
         Radius of the aperture; pixels on its edge count by the exact area inside.
     annulus_pix
-        Inner and outer radius of the sky annulus, whose level is 2 median - mean after clipping at 3 sigma.
+        Inner and outer radius of the sky annulus, clipped at 3 sigma.
     gain
         e-/ADU.
     optimal_fwhm_pix
@@ -236,25 +286,30 @@ def measure(
         uniform noise) instead of summing them; None for the plain sum.
     sky_mask
         True where pixels are left out of the sky, instead of `mask`: bad pixels and those of known objects.
+    skew
+        Skewness of the sky from earlier measurements, for positions that are few; None takes these positions' own.
     """
     bad = np.ascontiguousarray(mask, np.bool_)
-    sigma = 0.0 if optimal_fwhm_pix is None else optimal_fwhm_pix / _FWHM_PER_SIGMA
-    inner, outer = annulus_pix
-    return Photometry(
-        *_measure(
-            np.ascontiguousarray(image, np.float32),
-            np.ascontiguousarray(rms, np.float32),
-            bad,
-            bad if sky_mask is None else np.ascontiguousarray(sky_mask, np.bool_),
-            np.ascontiguousarray(x, np.float64),
-            np.ascontiguousarray(y, np.float64),
-            float(radius_pix),
-            float(inner),
-            float(outer),
-            float(gain),
-            float(sigma),
-        )
+    avoided = bad if sky_mask is None else np.ascontiguousarray(sky_mask, np.bool_)
+    pixels = np.ascontiguousarray(image, np.float32)
+    xs, ys = np.ascontiguousarray(x, np.float64), np.ascontiguousarray(y, np.float64)
+    means, differences, errors = _skies(pixels, avoided, xs, ys, *map(float, annulus_pix))
+    skew = skew or Skew(xs, ys, differences)
+    levels = means - _MODE * skew.at(xs, ys)
+    errors *= math.sqrt(1 + _SKEW_VARIANCE / max(skew.annuli, 1))
+    flux, fluxerr, npix, flags = _measure(
+        pixels,
+        np.ascontiguousarray(rms, np.float32),
+        bad,
+        xs,
+        ys,
+        levels,
+        errors,
+        float(radius_pix),
+        float(gain),
+        0.0 if optimal_fwhm_pix is None else optimal_fwhm_pix / _FWHM_PER_SIGMA,
     )
+    return Photometry(flux, fluxerr, np.nan_to_num(levels), npix, flags, skew)
 
 
 def warm() -> None:

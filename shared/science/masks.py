@@ -1,6 +1,7 @@
 """The mask of an image: what no later step may look at."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .cosmics import cosmic_rays
+from .images import read_mask
 
 Log = Callable[..., None]
 
@@ -95,6 +97,26 @@ def build_mask(
         mask |= hits
     log(f"Mask: {_share(mask)} in total")
     return mask
+
+
+def custom_mask(path: Path | None, shape: tuple[int, ...], log: Log) -> NDArray[np.bool_] | None:
+    """Read the user's mask; None without one.
+
+    Raises
+    ------
+    DataError
+        When it cannot be read, or is not of the image's shape.
+    """
+    if path is None:
+        return None
+    log("Using custom_mask.fits")
+    try:
+        return read_mask(path, (shape[0], shape[1]))
+    except DataError as error:
+        if error.code == "mask_shape":
+            raise
+        message = f"custom_mask.fits cannot be used. {error.user_message}"
+        raise DataError("bad_mask", message.replace("The image", "The mask")) from error
 
 
 def _share(part: NDArray[np.bool_]) -> str:

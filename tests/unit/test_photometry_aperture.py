@@ -92,6 +92,23 @@ def test_sky_ignores_stars_in_the_annulus() -> None:
     assert found.sky[0] == pytest.approx(50, abs=0.5)
 
 
+def test_sky_of_a_crowded_field_is_right_and_nearly_as_sure_as_a_mean() -> None:
+    rng = np.random.default_rng(6)
+    size, noise = 700, 20.0
+    image = rng.normal(300, noise, (size, size))
+    # sources too faint to be detected, each spread over 3 × 3 pixels; they lift the mean by 0.66
+    for row, column, peak in zip(*rng.integers(1, size - 1, (2, 900)), rng.exponential(40.0, 900), strict=True):
+        image[row - 1 : row + 2, column - 1 : column + 2] += peak
+    x, y = rng.uniform(40, size - 40, (2, 600))
+    found = measure(image, x, y, rms=noise, radius_pix=4.0, annulus_pix=(19.0, 26.0), gain=1e9)
+    pixels = np.pi * (26**2 - 19**2)
+    assert np.median(found.sky) == pytest.approx(300, abs=0.33)
+    assert np.std(found.sky) < 1.3 * noise / np.sqrt(pixels)
+    one = measure(image, x[:1], y[:1], rms=noise, radius_pix=4.0, annulus_pix=(19.0, 26.0), gain=1e9, skew=found.skew)
+    assert one.sky[0] == pytest.approx(found.sky[0], abs=1e-6)
+    assert one.fluxerr[0] == pytest.approx(found.fluxerr[0], rel=1e-6)
+
+
 def test_flags_say_what_was_wrong() -> None:
     image = np.ones((60, 60))
     image[:, 40:] = np.nan

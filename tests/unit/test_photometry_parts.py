@@ -1,6 +1,7 @@
 """Drawing in children, shapes, survey pictures on the image's grid."""
 
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from services.photometry.core import from_header
 from services.photometry.drawing import Desk
 from services.photometry.references import catalog_order
 from services.photometry.targets import on_grid
-from shared.errors import InternalError
+from shared.contracts.params import PhotometryParams
+from shared.errors import InternalError, TransientError
 from shared.science.shapes import FLAG_ODD_SHAPE, dilated, estimate_fwhm, odd_shapes
 
 
@@ -43,6 +46,28 @@ def test_a_failed_job_is_a_fault_of_ours(capfd: pytest.CaptureFixture[str]) -> N
     assert "a plot of nothing" in capfd.readouterr().err
 
 
+def fill() -> None:
+    with Path("/dev/full").open("w") as full:
+        full.write("a plot")
+
+
+def test_a_full_disk_may_be_empty_later(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TransientError, match="no space"), Desk() as desk:
+        desk.draw([fill])
+    assert "No space" in capfd.readouterr().err
+
+
+def end_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_child_does_not_go_unseen() -> None:
+    with pytest.raises(InternalError, match="plots"), Desk() as desk:
+        desk.draw([end_itself])
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
 def break_off() -> None:
     with Desk() as desk:
         desk.draw([hang])
@@ -54,6 +79,27 @@ def test_an_error_of_the_step_ends_the_children() -> None:
     with pytest.raises(KeyError):
         break_off()
     assert psutil.Process().children() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "card", "gain", "words"),
+    [
+        (None, 2.5, 2.5, None),
+        (None, "2.5", 2.5, None),
+        (None, None, 1.0, "no gain in the header"),
+        (None, 0.0, 1.0, "GAIN is zero"),
+        (None, "high", 1.0, "no usable gain"),
+        (None, -3.0, 1.0, "no usable gain"),
+        (3.0, 2.5, 3.0, None),
+        (0, 2.5, 1.0, None),  # zero counts as one, as in `inspect`
+    ],
+)
+def test_gain_without_inspection(asked: float | None, card: object, gain: float, words: str | None) -> None:
+    lines: list[str] = []
+    header = fits.Header({} if card is None else {"GAIN": card})
+    params = from_header(PhotometryParams(gain=asked), {"filter": "r"}, header, lines.append)
+    assert params.gain == gain
+    assert (not lines) if words is None else words in lines[0]
 
 
 def made_up_objects(count: int = 400) -> Table:
