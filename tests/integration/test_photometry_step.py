@@ -1,7 +1,6 @@
 """The photometry step on a small simulated field: files, options, and bad input."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +10,15 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from shared.contracts.steps import PHOTOMETRY_PLOTS
-from shared.errors import DataError, StepError, TransientError, UsageError
+from shared.errors import DataError, TransientError, UsageError
 from shared.science import detection
 from shared.science.zeropoint import ZeroPoint
-from stdweb.sky import Observation, simulate
+from stdweb.sky import Observation
 from stdweb.sky.observe import GAIN
 from tests.support.photometry import Bench
+from tests.support.photometry_field import CONFIG, SIZE, truth_zero_point
 from tests.support.photometry_truth import read_solution
 
-SIZE = 512
-CONFIG = {"filter": "r", "cat_name": "ps1", "cat_limit": 20.5, "gain": GAIN}
 FILES = {
     "objects.parquet",
     "objects.vot",
@@ -31,26 +29,6 @@ FILES = {
     "image.wcs",
     *PHOTOMETRY_PLOTS,
 }
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory) -> Observation:
-    folder = tmp_path_factory.mktemp("sky")
-    made = simulate(folder, size=SIZE, seed=5, mirror_dir=folder / "mirror", stars_per_deg2=15_000)
-    (folder / "image.fits").symlink_to(made.image)
-    Bench(folder, made.mirror_dir).inspect()
-    return made
-
-
-@pytest.fixture
-def bench(sky: Observation, tmp_path: Path) -> Bench:
-    (tmp_path / "image.fits").symlink_to(sky.image)
-    (tmp_path / "mask.fits").symlink_to(sky.image.parent / "mask.fits")
-    return Bench(tmp_path, sky.mirror_dir)
-
-
-def truth_zero_point(sky: Observation, computed: dict[str, float], rel_aper: float = 1.0) -> float:
-    return sky.aperture_zero_point_mag(rel_aper * computed["fwhm"])
 
 
 def test_everything_that_is_promised_is_there_and_true(bench: Bench, sky: Observation) -> None:
@@ -235,91 +213,3 @@ def test_catalogue_without_the_band_or_without_stars(bench: Bench) -> None:
         bench.run({**CONFIG, "cat_name": "2mass"})
     with pytest.raises(DataError, match="no stars with r magnitudes"):
         bench.run({**CONFIG, "cat_limit": 5})
-
-
-def bad_image(kind: str, image: np.ndarray) -> np.ndarray:
-    if kind == "nan":
-        return np.full_like(image, np.nan)
-    if kind == "constant":
-        return np.full_like(image, 700)
-    if kind == "tiny":
-        return image[:1, :1]
-    if kind == "row":
-        return image[:1]
-    if kind == "noise":
-        return np.random.default_rng(1).normal(700, 20, image.shape).astype(np.float32)
-    if kind == "saturated":
-        return np.where(np.random.default_rng(1).random(image.shape) < 0.995, np.float32(np.inf), image)
-    raise AssertionError(kind)
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("nan", "masked or not finite"),
-        ("constant", "same value"),
-        ("tiny", "at least 16"),
-        ("row", "at least 16"),
-        ("noise", "S/N|sigma|match|objects"),
-        ("saturated", "masked or not finite"),
-    ],
-)
-def test_bad_images_end_with_a_sentence(bench: Bench, kind: str, text: str) -> None:
-    image, header = (
-        fits.getdata(bench.folder / "image.fits").astype(np.float32),
-        fits.getheader(bench.folder / "image.fits"),
-    )
-    for name in ("image.fits", "mask.fits"):
-        (bench.folder / name).unlink()
-    for key in ("BZERO", "BSCALE"):
-        header.remove(key, ignore_missing=True)
-    fits.writeto(bench.folder / "image.fits", bad_image(kind, image), header)
-    with pytest.raises(StepError, match=text) as caught:
-        bench.run({**CONFIG, "saturation": 60000})
-    assert str(bench.folder) not in caught.value.user_message
-
-
-def test_image_with_many_nans_and_infinities_still_works(bench: Bench, sky: Observation) -> None:
-    image, header = (
-        fits.getdata(bench.folder / "image.fits").astype(np.float32),
-        fits.getheader(bench.folder / "image.fits"),
-    )
-    image[:, :100] = np.nan
-    image[300:310] = np.inf
-    image[400:405, 300:] = -np.inf
-    for key in ("BZERO", "BSCALE"):
-        header.remove(key, ignore_missing=True)
-    (bench.folder / "image.fits").unlink()
-    fits.writeto(bench.folder / "image.fits", image, header)
-    computed = bench.run(CONFIG)
-    assert computed["zp"] == pytest.approx(truth_zero_point(sky, computed), abs=0.03)
-    assert not np.isnan(Table.read(bench.work / "objects.parquet")["flux"]).any()
-
-
-def test_a_mask_of_another_shape_is_an_error(bench: Bench) -> None:
-    (bench.folder / "mask.fits").unlink()
-    fits.writeto(bench.folder / "mask.fits", np.zeros((10, 10), np.uint8))
-    with pytest.raises(DataError, match=r"10.10 pixels"):
-        bench.run(CONFIG)
-
-
-def test_no_image_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image"):
-        Bench(tmp_path).run({})
-
-
-def test_too_high_a_threshold_says_what_to_lower(bench: Bench) -> None:
-    with pytest.raises(DataError, match="lower `sn` or `minarea`"):
-        bench.run({**CONFIG, "minarea": 10000})
-
-
-def test_wrong_coordinates_do_not_give_a_zero_point_silently(bench: Bench) -> None:
-    header = fits.getheader(bench.folder / "image.fits")
-    image = fits.getdata(bench.folder / "image.fits")
-    header["CRVAL1"] += 0.06
-    header["CRVAL2"] -= 0.05
-    (bench.folder / "image.fits").unlink()
-    fits.writeto(bench.folder / "image.fits", image, header)
-    computed = bench.run({**CONFIG, "refine_wcs": False, "sr_override": 20})
-    assert "WARNING: instrumental and catalogue magnitudes do not correlate" in bench.log
-    assert computed["zp_err"] > 0.02
