@@ -24,6 +24,7 @@ from .wire import Frame
 log = structlog.get_logger(__name__)
 
 MAX_TRIES: Final = 3  # of a step whose failures pass
+_CHILD_S: Final = 30.0  # to wait for a child: one that comes no sooner may be had by another worker
 _NEWS_S: Final = 0.5  # between progress messages that have news
 _MAX_LINES: Final = 500  # of the log in one progress message; the log file has all
 
@@ -34,6 +35,7 @@ class Repeat(Enum):
     DIED = "died"
     TRANSIENT = "transient"
     STOPPING = "stopping"
+    NO_CHILD = "no child"
 
 
 Ended = StepDone | StepFailed | Repeat | None
@@ -110,7 +112,10 @@ class WorkedAttempt:
         """
         beating = asyncio.create_task(self._beat())
         try:
-            child = await self._pool.get()
+            try:
+                child = await asyncio.wait_for(self._pool.get(), _CHILD_S)
+            except TimeoutError:
+                return Repeat.NO_CHILD
             self._execution = Execution(child, self._step.time_limit_s, self._settings.step_memory_bytes)
             if self._stop is not None:
                 await self._execution.stop(self._stop)

@@ -35,12 +35,13 @@ def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec]) -> N
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o022)
         idle_bytes = _peak_memory_bytes()
+        fresh = _state()
         for number in range(MAX_JOBS):
             _title(f"stdweb {service}: idle")
             job = wire.receive(sock)
             _title(f"stdweb {service}: {job['step']} of task {job['task_id']}")
             last = number == MAX_JOBS - 1
-            if not _Job(sock, job, specs[job["step"]]).do(0 if last else idle_bytes + CHEAP_BYTES):
+            if not _Job(sock, job, specs[job["step"]]).do(0 if last else idle_bytes + CHEAP_BYTES, fresh):
                 break
             os.chdir("/")
         code = 0
@@ -57,6 +58,14 @@ def _peak_memory_bytes() -> int:
     shared_pages = int(Path("/proc/self/statm").read_text().split()[2])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return max(0, peak - shared_pages * resource.getpagesize())
+
+
+def _state() -> tuple[object, ...]:
+    """Tell what a step could leave behind for the next one: environment, open files, mask of modes."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    # one of the numbers is that of the listing itself, the same each time unless something else was left open
+    return dict(os.environ), sorted(os.listdir("/proc/self/fd")), mask
 
 
 def _title(text: str) -> None:
@@ -86,13 +95,15 @@ class _Job:
         self._began = time.monotonic()
         self._log: TextIO | None = None
 
-    def do(self, cheap_bytes: int) -> bool:
+    def do(self, cheap_bytes: int, fresh: tuple[object, ...]) -> bool:
         """Do the work and tell how it ended, after everything that it started has gone.
 
         Parameters
         ----------
         cheap_bytes
             Peak memory from which on the process is not used again.
+        fresh
+            What `_state` said before the first job; a process that a job has changed is not used again either.
 
         Returns
         -------
@@ -110,6 +121,7 @@ class _Job:
         peak = _peak_memory_bytes()
         quick = time.monotonic() - self._began < CHEAP_S
         again = quick and peak < cheap_bytes and threading.active_count() == 1 and not answer.get("internal")
+        again = again and _state() == fresh
         self._send({**answer, "peak_memory_bytes": peak, "again": again})
         return again
 

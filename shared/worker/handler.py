@@ -165,6 +165,11 @@ class StepHandler:
             if self._stopping:
                 msg = "the worker stops"
                 raise BrokerUnavailable(msg)
+            if not self._pool.warm.is_set():
+                # the fork server does not come up: others may have the message meanwhile
+                self._decided(request, "no child")
+                await self._again(request, delay_route(request.message.step, self._delays_s[0]), {})
+                return
             await self._work(request)
 
     async def _needs_no_work(self, request: _Request) -> bool:
@@ -245,7 +250,9 @@ class StepHandler:
                 msg = "the worker stops"
                 raise BrokerUnavailable(msg)
             step = request.message.step
-            if ended is Repeat.DIED:
+            if ended is Repeat.NO_CHILD:
+                await self._again(request, delay_route(step, self._delays_s[0]), {})
+            elif ended is Repeat.DIED:
                 await self._again(request, step_route(step), {CHILD_DEATHS: request.count(CHILD_DEATHS) + 1})
             else:
                 tries = request.count(TRIES) + 1

@@ -189,9 +189,24 @@ class Pool:
     async def _supervise(self) -> None:
         restart_s = _FIRST_RESTART_S
         while True:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.setblocking(False)
-            with theirs:
+            try:
+                control = await self._start_server()
+            except OSError as error:  # no memory, or too many processes: that may pass
+                log.warning("fork server not started", error=str(error), restart_s=restart_s)
+            else:
+                while datagram := await self._receive(control):
+                    restart_s = _FIRST_RESTART_S
+                    await self._heed(json.loads(datagram))
+                await self._lost()
+                log.error("fork server ended", restart_s=restart_s)
+            await asyncio.sleep(restart_s)
+            restart_s = min(2 * restart_s, _MAX_RESTART_S)
+
+    async def _start_server(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            try:
                 self._server = await asyncio.to_thread(
                     subprocess.Popen,
                     [*self._command, FORK_SERVER, str(theirs.fileno())],
@@ -200,14 +215,11 @@ class Pool:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
-            self._control = ours
-            while datagram := await self._receive(ours):
-                restart_s = _FIRST_RESTART_S
-                await self._heed(json.loads(datagram))
-            await self._lost()
-            log.error("fork server ended", restart_s=restart_s)
-            await asyncio.sleep(restart_s)
-            restart_s = min(2 * restart_s, _MAX_RESTART_S)
+            except BaseException:
+                ours.close()
+                raise
+        self._control = ours
+        return ours
 
     @staticmethod
     async def _receive(sock: socket.socket) -> bytes:

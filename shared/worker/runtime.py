@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..broker import Consumer
     from ..settings import WorkerSettings
 
-GRACE_S: Final = 20.0  # for running steps after SIGTERM; less than the 30 s that Kubernetes gives
+GRACE_S: Final = 15.0  # for running steps after SIGTERM; a supervisor of ours gives 20 s, Kubernetes 30 s
 
 
 def main(service: str, specs: Iterable[StepSpec]) -> None:
@@ -73,7 +73,12 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
     threads = max(1, len(os.sched_getaffinity(0)) // settings.slots)
     pool = Pool(_own_command(), settings.slots, threads, _cache_environment())
     await pool.start()
-    checks = {"broker": lambda: broker.connected, "children": pool.warm.is_set}
+    consumers: list[Consumer] = []
+    checks = {
+        "broker": lambda: broker.connected,
+        "children": pool.warm.is_set,
+        "queues": lambda: len(consumers) == len(steps),
+    }
     health = await serve_health(health_app(checks), settings.health_host, settings.health_port)
     log.info("service started", worker=worker, health=[list(address) for address in health.addresses])
 
@@ -86,18 +91,21 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
         log.info("service ready")
 
     handler = StepHandler(broker, pool, settings, specs, worker)
-    consumers: list[Consumer] = []
     subscribing = asyncio.create_task(subscribe())
+    # a service that cannot subscribe ends, for its supervisor to start it again
+    subscribing.add_done_callback(lambda task: stopping.set() if not task.cancelled() and task.exception() else None)
     await stopping.wait()
     log.info("service stops")
     subscribing.cancel()
-    await asyncio.gather(subscribing, return_exceptions=True)
+    (failure,) = await asyncio.gather(subscribing, return_exceptions=True)
     for consumer in consumers:
         await consumer.stop()
     await handler.stop(GRACE_S)
     await broker.close()
     await pool.close()
     await health.cleanup()
+    if isinstance(failure, Exception):
+        raise failure
 
 
 def _own_command() -> list[str]:

@@ -84,7 +84,8 @@ class RabbitNode:
             "HOME": base,
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self.epmd_port),
-            "RABBITMQ_NODENAME": f"stdweb-{self.port}@localhost",
+            # what a node keeps is bound to its name, which must outlast its ports; the port mapper is its own
+            "RABBITMQ_NODENAME": "stdweb@localhost",
             "RABBITMQ_DIST_PORT": str(self.dist_port),
             "RABBITMQ_CONFIG_FILE": f"{base}/rabbitmq.conf",
             "RABBITMQ_CONF_ENV_FILE": f"{base}/rabbitmq-env.conf",

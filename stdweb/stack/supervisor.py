@@ -131,7 +131,14 @@ class Supervisor:
         delay_s = _FIRST_DELAY_S
         while not ending.is_set():
             born = time.monotonic()
-            process = await self._start(component)
+            try:
+                process = await self._start(component)
+            except OSError as error:  # no memory, no space: that may pass
+                log.warning("component not started", component=component.name, error=str(error), again_in_s=delay_s)
+                health.never_ready += 1
+                await self._pause(ending, delay_s)
+                delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+                continue
             self._set(health, "starting", process.pid)
             watcher = asyncio.create_task(self._watch(component, health))
             died = asyncio.create_task(process.wait())
@@ -149,10 +156,14 @@ class Supervisor:
             log.warning("component died", component=component.name, code=process.returncode, again_in_s=delay_s)
             if time.monotonic() - born > _STEADY_S:
                 delay_s = _FIRST_DELAY_S
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ending.wait(), delay_s)
+            await self._pause(ending, delay_s)
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
         self._set(health, "ended", None)
+
+    @staticmethod
+    async def _pause(ending: asyncio.Event, delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), delay_s)
 
     async def _start(self, component: Component) -> asyncio.subprocess.Process:
         path = self._folder / "logs" / f"{component.name}.log"
@@ -181,8 +192,11 @@ class Supervisor:
     def _tell(self) -> None:
         path = self._folder / "status.json"
         fresh = path.with_suffix(".new")
-        fresh.write_text(self._report.model_dump_json(indent=2))
-        fresh.rename(path)
+        try:
+            fresh.write_text(self._report.model_dump_json(indent=2))
+            fresh.rename(path)
+        except OSError as error:  # a full disk must not end the supervision
+            log.warning("report not written", error=str(error))
 
 
 async def _end(process: asyncio.subprocess.Process, died: "asyncio.Task[int]", grace_s: float) -> None:

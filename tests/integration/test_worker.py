@@ -22,6 +22,10 @@ async def bench(rabbit: TestBroker, tmp_path: Path) -> AsyncIterator[Bench]:
         yield one
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 async def test_done_is_reported_once_with_whole_results(bench: Bench) -> None:
     bench.start()
     message = await bench.ask({"do": "files"})
@@ -171,12 +175,36 @@ async def test_a_killed_fork_server_takes_its_children_along_and_comes_back(benc
     bench.start()
     message = await bench.ask({"do": "wait", "gate": str(bench.gate())})
     (first,) = await until(bench.pids)
-    server = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(server, signal.SIGKILL)
+    os.kill(parent_of(first), signal.SIGKILL)
     await until(lambda: len(bench.pids()) == 2)
     assert not alive(first)
     bench.gate().touch()
     assert isinstance(await bench.end_of(message), StepDone)
+
+
+async def test_a_worker_without_children_leaves_its_messages_to_others(bench: Bench, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    bench.start(TEST_WARM_FAILS=str(broken))
+    first = await bench.ask({"do": "wait", "gate": str(bench.gate("first"))})
+    (child,) = await until(lambda: bench.pids("first"))
+    server = parent_of(child)
+    bench.gate("first").touch()
+    await bench.end_of(first)
+    broken.touch()
+    os.kill(server, signal.SIGKILL)
+    await until(lambda: "cannot get warm" in bench.logs())
+    message = await bench.ask({"do": "pid"})
+    await until(lambda: '"decision": "no child"' in bench.logs())
+    bench.start()
+    assert isinstance(await bench.end_of(message), StepDone)
+
+
+async def test_a_child_does_several_cheap_jobs_but_none_after_one_that_left_something(bench: Bench) -> None:
+    bench.start()
+    clean = [(await bench.end_of(await bench.ask({"do": "pid"}))).computed["pid"] for _ in range(6)]
+    assert len(set(clean)) < 6
+    left = [(await bench.end_of(await bench.ask({"do": "leave"}))).computed["pid"] for _ in range(4)]
+    assert len(set(left)) == 4
 
 
 async def test_a_frozen_worker_publishes_nothing_after_it_was_taken_over(bench: Bench) -> None:

@@ -74,6 +74,11 @@ def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list
             while True:
                 hoard.append(bytearray(os.urandom(1) * 2**22))
                 time.sleep(0.01)
+        case "pid":
+            return {"pid": os.getpid()}
+        case "leave":
+            os.environ["LEFT_BY_A_STEP"] = "1"
+            return {"pid": os.getpid()}
         case "family":
             # one in our group, by a shell as stdpipe does it, and one with a session of its own
             sleeper = f"{sys.executable} -c 'import time; time.sleep(600)'"
@@ -86,7 +91,9 @@ def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list
 
 
 def warm() -> None:
-    """Import nothing, or the science stack where a measurement asks for it."""
+    """Import nothing, or the science stack where a measurement asks for it; fail while a file says so."""
+    if Path(os.environ.get("TEST_WARM_FAILS", "/nonexistent")).exists():
+        raise RuntimeError("cannot get warm")
     for name in os.environ.get("TEST_WARM", "").split():
         __import__(name)
 

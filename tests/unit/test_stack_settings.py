@@ -7,6 +7,7 @@ import pytest
 
 from stdweb.settings import StackError, StackSettings, StackState
 from stdweb.stack import commands
+from stdweb.stack.rabbit import RabbitNode
 
 
 def test_state_is_kept_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -36,6 +37,13 @@ def test_ports_are_remembered_unless_taken(tmp_path: Path) -> None:
     assert {name: port for name, port in state.ports.items() if name != "amqp"} == {
         name: port for name, port in before.items() if name != "amqp"
     }
+
+
+def test_a_broker_keeps_its_name_when_its_ports_change(tmp_path: Path) -> None:
+    # what it keeps is in a folder of that name, and bound to it
+    before, after = (RabbitNode(tmp_path, port, port + 1, port + 2, "p", "c").environment for port in (5000, 6000))
+    assert before["RABBITMQ_NODENAME"] == after["RABBITMQ_NODENAME"]
+    assert before["ERL_EPMD_PORT"] != after["ERL_EPMD_PORT"]
 
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:

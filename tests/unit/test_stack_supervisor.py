@@ -75,3 +75,22 @@ async def test_one_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
         await until(lambda: health(tmp_path, "stubborn").state == "ready")
         pid = health(tmp_path, "stubborn").pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_program_that_cannot_be_started_now_is_started_later(tmp_path: Path) -> None:
+    plain = component("late", tmp_path)
+    program = tmp_path / "program"
+    async with running(tmp_path, Component("late", [str(program), *plain.argv[1:]], plain.env, plain.ready)):
+        await until(lambda: health(tmp_path, "late").never_ready > 0 or (tmp_path / "logs/late.log").exists())
+        program.symlink_to(sys.executable)
+        await until(lambda: health(tmp_path, "late").state == "ready")
+
+
+async def test_a_report_that_cannot_be_written_ends_no_supervision(tmp_path: Path) -> None:
+    async with running(tmp_path, component("worker", tmp_path)):
+        await until(lambda: health(tmp_path, "worker").state == "ready")
+        (tmp_path / "status.new").mkdir()  # as if the disk were full
+        (tmp_path / "worker").unlink()
+        os.kill(health(tmp_path, "worker").pid, signal.SIGKILL)
+        await until((tmp_path / "worker").exists)
+        (tmp_path / "status.new").rmdir()
