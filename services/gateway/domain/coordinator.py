@@ -82,7 +82,7 @@ class Coordinator:
             if await self._mark(started):
                 await self.publish(started)
         except (BrokerUnavailable, NotFound, OSError) as error:
-            await self._roll_back(task, started)
+            await self._roll_back(task, started, told=isinstance(error, BrokerUnavailable))
             if isinstance(error, NotFound):
                 raise Missing(f"There is no task {task.id}.") from None
             raise Unavailable(_BROKER_AWAY if isinstance(error, BrokerUnavailable) else _NO_FOLDER) from error
@@ -99,12 +99,12 @@ class Coordinator:
             await asyncio.to_thread(folder.write_marker, current)
         return current == run_id
 
-    async def _roll_back(self, before: Task, started: Task) -> Task | None:
-        """Undo a start. The broker may have taken the message after all: no worker may begin, or commit, any more."""
+    async def _roll_back(self, before: Task, started: Task, *, told: bool) -> Task | None:
+        """Undo a start. If the broker may have been told after all, no worker may begin, or commit, any more."""
         run, step = started.run, started.run.current if started.run else None
         if run is None or step is None:
             return None
-        manifest = await self._close(started, run, step)
+        manifest = await self._close(started, run, step) if told else None
 
         def undo(task: Task) -> Task | None:
             if manifest is not None:  # a worker was faster, and its commit counts
