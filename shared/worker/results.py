@@ -14,6 +14,8 @@ from ..taskdir.folder import delete
 def keep_only(work: Path, names: tuple[str, ...]) -> tuple[FileInfo, ...]:
     """Drop everything but regular files that have one of the names, or are below one that ends in a slash.
 
+    What stays is written to the disk, so that a machine that loses its power keeps no commit with empty files.
+
     Returns
     -------
     tuple
@@ -32,8 +34,17 @@ def keep_only(work: Path, names: tuple[str, ...]) -> tuple[FileInfo, ...]:
             elif path.is_symlink() or not path.is_file() or not (relative in names or relative.startswith(folders)):
                 path.unlink()
             else:
-                kept.append(FileInfo(name=relative, size=path.stat().st_size))
+                kept.append(FileInfo(name=relative, size=_sync(path)))
     return tuple(sorted(kept, key=lambda info: info.name))
+
+
+def _sync(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 def report_of(manifest: Manifest, message: StepMessage, worker: str) -> StepDone | StepFailed:
