@@ -6,6 +6,8 @@ import shutil
 import uuid
 from pathlib import Path
 
+from .layers import at
+
 
 def rebuild_view(task: Path, layers: list[Path]) -> None:
     """Make the visible part of a task's folder show just the files of `layers`, the first layer winning.
@@ -43,18 +45,27 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _link(source: Path, target: Path, task: Path) -> None:
-    if target.parent != task:
-        if target.parent.is_file():
-            target.parent.unlink()
-        target.parent.mkdir(parents=True, exist_ok=True)
-    elif target.is_dir():
+    *parents, name = target.relative_to(task).parts
+    _clear(task, parents)
+    if not parents and target.is_dir() and not target.is_symlink():
         shutil.rmtree(target, ignore_errors=True)
     temporary = task / f".view.{uuid.uuid4().hex}"
-    os.link(source, temporary)
+    os.link(source, temporary, follow_symlinks=False)
     try:
-        temporary.replace(target)
+        # a link that somebody puts in the way must not lead us out of the task
+        with at(task, tuple(parents), make=True) as folder:
+            os.rename(temporary, name, dst_dir_fd=folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _clear(task: Path, parents: list[str]) -> None:
+    place = task
+    for part in parents:
+        place /= part
+        if place.is_symlink() or place.is_file():
+            place.unlink(missing_ok=True)
+            return
 
 
 def _drop_empty(task: Path) -> None:

@@ -10,7 +10,7 @@ from shared.contracts.steps import STEPS
 from shared.taskdir import BadName, Entry, NotFound, TasksRoot, safe_parts
 
 from ..model import Task
-from .errors import Conflict, Invalid, Missing, NotAllowed
+from .errors import Conflict, Missing, NotAllowed
 from .images import IMAGE, Images
 
 INPUTS: Final = frozenset({IMAGE, "custom_mask.fits", "custom_template.fits", "custom_template_mask.fits"})
@@ -88,11 +88,11 @@ class Files:
         if name == IMAGE:
             return await self._images.replace(task.id, upload)
         if _below_a_file(name):
-            raise Invalid.field("path", f"{name.partition('/')[0]} is the name of a file and not of a folder")
+            raise Missing(f"No file can have that name: {name.partition('/')[0]} is a file and not a folder.")
         try:
             return await asyncio.to_thread(self._root.task(task.id).put, name, upload)
         except BadName as error:
-            raise Invalid.field("path", str(error)) from None
+            raise Missing(f"No file can have that name: {error}.") from None
         except (NotFound, FileNotFoundError):
             raise Missing(f"There is no task {task.id}.") from None
 
