@@ -94,12 +94,12 @@ class QueueService:
         Missing
             When there is none.
         """
-        run_id, _, number = some_id.partition("-")
+        run_id = some_id.partition("-")[0]
         task_id = task_of(run_id)
         found = await self._tasks.find_run(task_id, run_id) if task_id else None
         if found is not None:
             task, run = found
-            if not number:
+            if some_id == run.id:
                 return Found(task, run, None)
             step = next((step for step in run.steps if step.id == some_id), None)
             if step is not None:
