@@ -10,7 +10,7 @@ import pytest
 
 from services.gateway import keys
 from services.gateway.domain import images, runs
-from services.gateway.model import Pending, now
+from services.gateway.model import Pending, Task, now
 from shared.broker import progress_route
 from shared.contracts.messages import StepProgress
 from shared.taskdir import AttemptKey, Commit, Fenced, Manifest, claim
@@ -167,6 +167,29 @@ async def test_a_start_that_was_refused_takes_no_effect_even_if_its_message_arri
     await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
     await site.worker.report(site.worker.work(site.worker.seen[1]))
     assert (await ann.ended(task_id))["state"] == "inspect_done"
+
+
+def test_a_commit_that_came_before_its_run_was_closed_counts() -> None:
+    at = now()
+    plain = Task(1, "a", "", "ann", (), at, at, "uploaded", seq=1)
+    for names, status, state in (
+        (["inspect"], "done", "inspect_done"),
+        (["inspect", "photometry"], "cancelled", "cancelled"),
+    ):
+        started = runs.start(plain, names, asked={}, user="ann", at=at, admit=lambda _: True)
+        step = started.run.steps[0]
+        manifest = Manifest(
+            run_id=started.run.id,
+            step_id=step.id,
+            step="inspect",
+            attempt=1,
+            owner="o",
+            outcome="done",
+            computed={"gain": 2},
+        )
+        ended = runs.end_closed(started, step, manifest, at)
+        assert (ended.run.status, ended.state, ended.computed) == (status, state, {"inspect": {"gain": 2}})
+        assert runs.end_closed(ended, step, manifest, at) is None
 
 
 async def test_after_a_dead_letter_no_copy_of_it_takes_effect(site: Gateway, ann: Client) -> None:

@@ -78,13 +78,19 @@ class Coordinator:
             if seen is None:
                 raise Missing(f"There is no task {task.id}.") from None
             return await self.process(seen, user, names, config)
+        return await self._announce(task, started)
+
+    async def _announce(self, before: Task, started: Task) -> Task:
+        """Tell folder and broker of a start, or undo it."""
         try:
             if await self._mark(started):
                 await self.publish(started)
         except (BrokerUnavailable, NotFound, OSError) as error:
-            await self._roll_back(task, started, told=isinstance(error, BrokerUnavailable))
+            taken = await self._roll_back(before, started, told=isinstance(error, BrokerUnavailable))
+            if taken is not None and taken.run is not None and taken.run.status == "done":
+                return taken
             if isinstance(error, NotFound):
-                raise Missing(f"There is no task {task.id}.") from None
+                raise Missing(f"There is no task {before.id}.") from None
             raise Unavailable(_BROKER_AWAY if isinstance(error, BrokerUnavailable) else _NO_FOLDER) from error
         return started
 
@@ -100,19 +106,23 @@ class Coordinator:
         return current == run_id
 
     async def _roll_back(self, before: Task, started: Task, *, told: bool) -> Task | None:
-        """Undo a start. If the broker may have been told after all, no worker may begin, or commit, any more."""
+        """Undo a start; gives the task instead if a worker was faster.
+
+        If the broker may have been told after all, no worker may begin, or commit, any more.
+        """
         run, step = started.run, started.run.current if started.run else None
         if run is None or step is None:
             return None
         manifest = await self._close(started, run, step) if told else None
 
         def undo(task: Task) -> Task | None:
-            if manifest is not None:  # a worker was faster, and its commit counts
+            if manifest is not None:  # its commit counts
                 return runs.end_closed(task, step, manifest, now())
             # the numbers stay used
             return replace(before, rev=task.rev, seq=task.seq) if task.running else None
 
-        return await self._revisions.change(before.id, run.id, undo)
+        new = await self._revisions.change(before.id, run.id, undo)
+        return None if manifest is None else new
 
     async def publish(self, task: Task) -> None:
         """Put the current step into its queue, if it has been released.
