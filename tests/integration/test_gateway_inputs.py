@@ -133,6 +133,14 @@ async def test_a_run_that_no_message_can_carry_is_not_started(site: Gateway, ann
     assert await ann.ok("GET", f"/tasks/{task}/state/") == {"id": task, "state": "uploaded", "celery_id": None}
 
 
+async def test_a_form_has_a_bounded_number_of_parts(ann: Client) -> None:
+    fields = [("original_name", "a"), *[("groups", "survey")] * 64]
+    for multipart in (True, False):
+        form = aiohttp.FormData(fields, default_to_multipart=multipart)
+        status, answer = await ann.call("POST", "/tasks/", data=form)
+        assert (status, "64" in answer["detail"]) == (400, True)
+
+
 async def test_groups_may_be_given_one_by_one(ann: Client) -> None:
     form = aiohttp.FormData([("original_name", "a"), ("groups", "survey"), ("groups", "nova")])
     task = await ann.ok("POST", "/tasks/", data=form)

@@ -13,11 +13,18 @@ from ..keys import COORDINATOR, SETTINGS
 from ..model import Task
 
 _MAX_JSON: Final = 1024 * 1024
+_MAX_PARTS: Final = 64
 _MAX_ID: Final = 2**53
 
 
 UNREADABLE: Final = (ValueError, LookupError, RuntimeError, AssertionError, EOFError, HttpProcessingError)
 """What aiohttp raises for a form that is damaged, or in a charset or an encoding that nobody knows."""
+
+
+def check_parts(count: int) -> None:
+    """Refuse a form of more parts than any request needs."""
+    if count > _MAX_PARTS:
+        raise Invalid(f"A form may have at most {_MAX_PARTS} fields.")
 
 
 def add_field(fields: dict[str, str], name: str, value: str) -> None:
@@ -102,6 +109,7 @@ async def read_fields(request: web.Request) -> Mapping[str, Any]:
             form = await request.post()
         except UNREADABLE:
             raise Invalid("The form cannot be read.") from None
+        check_parts(len(form))
         fields: dict[str, str] = {}
         for key, value in form.items():
             if isinstance(value, str):

@@ -16,11 +16,11 @@ from shared.taskdir import BadName, open_directory, open_root, safe_parts
 from ..domain.errors import Invalid, TooLarge, Unavailable
 from ..domain.tasks import NewTask
 from ..keys import ROOT, SETTINGS
-from .replies import UNREADABLE, add_field, read_fields
+from .replies import UNREADABLE, add_field, check_parts, read_fields
 
 _PIECE: Final = 4 * 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
 _MAX_FIELD: Final = 300 * 1024
-_MAX_FIELDS: Final = 64
+_MAX_FIELDS_BYTES: Final = 16 * 2**20  # more than all fields of a form together
 _DISK_FULL: Final = "The server has no room for this upload; tell its administrator, or try again later."
 
 
@@ -56,16 +56,17 @@ async def _receive(request: web.Request, upload: Path) -> NewTask:
     limits = _Limits(request)
     if request.content_type != "multipart/form-data":
         return await _with_local(request, await read_fields(request), upload, limits)
-    limits.check((request.content_length or 0) - _MAX_FIELD * _MAX_FIELDS)
+    limits.check((request.content_length or 0) - _MAX_FIELDS_BYTES)
     await asyncio.to_thread(limits.check_room, request.content_length or 0)
     fields: dict[str, str] = {}
     name: str | None = None
+    parts = 0
     try:
         async for part in await request.multipart():
+            parts += 1
             if not isinstance(part, BodyPartReader) or not part.name:
                 raise Invalid("A part of the form has no name, or is a form itself.")
-            if len(fields) >= _MAX_FIELDS:
-                raise Invalid(f"A form may have at most {_MAX_FIELDS} fields.")
+            check_parts(parts)
             if part.name != "file":
                 add_field(fields, part.name, await _text(part))
             elif name is not None:
