@@ -149,7 +149,7 @@ async def chains(api: Api, clients: int, count: int, steps: list[str]) -> tuple[
             await api.process(task, steps)
             mine.append(task)
         for task in mine:
-            state = await api.wait(task, 0.25)
+            state = await api.wait(task, 1.0)
             ended[state] = ended.get(state, 0) + 1
 
     begin = time.perf_counter()
