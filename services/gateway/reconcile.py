@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Final
 
 import structlog
 from prometheus_client import Gauge
 
+from shared.broker import BrokerUnavailable
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
 from shared.metrics import REGISTRY
@@ -42,6 +44,8 @@ class Reconciler:
         self._images = images
         self._swept = 0.0
         self._connected = False
+        self._ready: Counter[str] = Counter()
+        self._depths: dict[str, int] = {}
 
     async def run(self) -> None:
         """Go on for ever; a store that is away is waited for."""
@@ -69,6 +73,7 @@ class Reconciler:
         active = await self._tasks.active()
         self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
         _count_waiting(active)
+        self._ready, self._depths = _count_ready(active), {}
         for task in active:
             await self._bring_on(task, at)
         for user, step in await self._coordinator.shares.refill():
@@ -83,6 +88,8 @@ class Reconciler:
             await self._look_at(task, at)
         except StoreAway:
             raise
+        except BrokerUnavailable:
+            log.warning("broker away", task=task.id)
         except Exception:
             # the others must not wait for what cannot be mended
             log.exception("task cannot be brought on", task=task.id)
@@ -104,10 +111,11 @@ class Reconciler:
         if started and at - sign.heard > self._settings.silent_after_s:
             if not await self._take_in(task, step):
                 await self._coordinator.retry(task, step)
-        elif (
-            not started and self._due(sign.owed, sign.published, sign.heard, at) and not await self._take_in(task, step)
-        ):
-            await self._publish(task)
+        elif not started and self._due(sign.owed, sign.published, sign.heard, at):
+            if sign.published is not None and not sign.owed and await self._still_queued(step):
+                sign.published = at
+            elif not await self._take_in(task, step):
+                await self._publish(task)
 
     def _due(self, owed: bool, published: float | None, seen: float, at: float) -> bool:
         if owed:
@@ -115,6 +123,16 @@ class Reconciler:
         if published is None:
             return at - seen > _UNKNOWN_S
         return at - published > self._settings.republish_after_s
+
+    async def _still_queued(self, step: RunStep) -> bool:
+        """Tell whether a queue is as long as the steps for it are many: then no message of them was lost.
+
+        Publishing again would only make it longer, without end where no service takes them.
+        """
+        if step.name not in self._depths:
+            depth = await self._coordinator.broker.depth(STEPS[step.name].queue)
+            self._depths[step.name] = depth.messages
+        return self._depths[step.name] >= self._ready[step.name]
 
     async def _take_in(self, task: Task, step: RunStep) -> bool:
         """Look for a commit whose report was lost."""
@@ -151,6 +169,11 @@ class Reconciler:
         for task_id in set(old) - await self._tasks.existing(old) if old else set():
             log.warning("folder without a task", task=task_id)
             await asyncio.to_thread(self._root.task(task_id).set_aside)
+
+
+def _count_ready(active: list[Task]) -> Counter[str]:
+    steps = [task.run.current for task in active if task.run]
+    return Counter(step.name for step in steps if step is not None and step.status is StepStatus.READY)
 
 
 def _count_waiting(active: list[Task]) -> None:

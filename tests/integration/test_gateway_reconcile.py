@@ -52,6 +52,28 @@ async def test_a_commit_whose_report_was_lost_is_found(site: Gateway, ann: Clien
     assert len(site.worker.seen) == 1
 
 
+async def test_a_step_that_no_service_takes_waits_in_its_queue_once_and_a_lost_one_is_sent_again(
+    site: Gateway, ann: Client
+) -> None:
+    queue = site.broker._queues["step.inspect.v1"]
+    queue.subscriptions.clear()
+    task = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    (message,) = queue.waiting
+    sign = site.app[keys.COORDINATOR].signs.of(message.message_id, 1)
+
+    async def looked_at() -> bool:
+        return time.monotonic() - sign.published < 10
+
+    sign.published -= 1000
+    await until(looked_at)
+    assert list(queue.waiting) == [message]
+    queue.waiting.clear()
+    sign.published -= 1000
+    await until(looked_at)
+    assert [one.message_id for one in queue.waiting] == [message.message_id]
+
+
 async def test_a_silent_attempt_is_fenced_and_tried_again(site: Gateway, ann: Client) -> None:
     site.worker.hold = {"inspect"}
     task = await ann.new_task()
