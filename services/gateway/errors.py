@@ -32,6 +32,7 @@ DETAILS: Final = {
     413: "The body is too large.",
     415: "The body must be JSON or a form.",
     416: "The file has no such range.",
+    417: "No expectation but `100-continue` is understood.",
     500: "Internal error; please report the request id.",
     503: "The store is away; try again later.",
 }
