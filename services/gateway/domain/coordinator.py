@@ -95,11 +95,15 @@ class Coordinator:
         return started
 
     async def _mark(self, task: Task) -> bool:
-        """Say in the folder which run may work there; a cancel that came meanwhile has the last word."""
+        """Say in the folder which run may work there; a cancel that came meanwhile has the last word.
+
+        A cancel and a new run at another gateway within these milliseconds is not seen: the new run's message is then
+        refused by its worker, and published again by the reconciler.
+        """
         folder = self._folder(task)
         run_id = task.chain_id
         await asyncio.to_thread(folder.write_marker, run_id)
-        seen = await self.tasks.get(task.id)
+        seen = await self._revisions.current(task.id)
         current = seen.run.id if seen and seen.run and seen.run.status == "running" else None
         if current != run_id:
             await asyncio.to_thread(folder.write_marker, current)
@@ -304,14 +308,12 @@ class Coordinator:
         if since is not None:
             self.shares.freed(user, step, since)
         while True:
-            async with self.shares.lock(user, step):
-                task_id = await self.shares.next(user, step)
+            async with self.shares.place(user, step) as task_id:
                 if task_id is None:
                     return
                 new = await self._revisions.release(task_id, step)
-                if new is None:
-                    continue
-            await self.go_on(new)
+            if new is not None:
+                await self.go_on(new)
 
     async def retry(self, task: Task, step: RunStep) -> None:
         """Give a silent attempt up: fence it, and publish the next one, unless it has committed after all."""

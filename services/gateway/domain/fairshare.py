@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,8 @@ from ..storage import Tasks
 from .runs import Admit
 
 _TRUSTED_S: Final = 0.25  # how long a count is believed; counting anew for every step would cost more than the step
+
+_FORGOTTEN_S: Final = 60.0
 
 
 @dataclass
@@ -24,11 +26,14 @@ class _Lane:
         When the count began, on the monotonic clock, seconds.
     free
         Places left of that count.
+    writing
+        Places that were taken but may not be in the store yet, so that a count may miss them.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     counted: float = float("-inf")
     free: int = 0
+    writing: int = 0
     waiting: deque[int] = field(default_factory=deque)
 
 
@@ -52,19 +57,41 @@ class FairShare:
     @asynccontextmanager
     async def admission(self, user: str, step: str | None) -> AsyncIterator[Admit]:
         """Hold a place of a user in the queue of a step, while the caller writes what came of it."""
-        async with AsyncExitStack() as stack:
-            admitted = False
-            if step is not None:
-                lane = self._lanes[user, step]
-                await stack.enter_async_context(lane.lock)
-                # who came first goes first
-                admitted = not lane.waiting and await self._take(lane, user, step)
-            yield lambda name: name == step and admitted
+        if step is None:
+            yield lambda _: False
+            return
+        lane = self._lanes[user, step]
+        async with lane.lock:
+            # who came first goes first
+            if lane.waiting or not await self._take(lane, user, step):
+                yield lambda _: False  # under the lock: that it waits is known before a place gets free
+                return
+            lane.writing += 1
+        # writes of those who have a place need not wait for one another
+        try:
+            yield lambda name: name == step
+        finally:
+            lane.writing -= 1
+
+    @asynccontextmanager
+    async def place(self, user: str, step: str) -> AsyncIterator[int | None]:
+        """Take a place for the task that has waited longest, while the caller releases it; None without a free one."""
+        lane = self._lanes[user, step]
+        async with lane.lock:
+            task_id = None
+            if lane.waiting and await self._take(lane, user, step) and lane.waiting:
+                task_id = lane.waiting.popleft()
+            lane.writing += task_id is not None
+        try:
+            yield task_id
+        finally:
+            lane.writing -= task_id is not None
 
     async def _take(self, lane: _Lane, user: str, step: str) -> bool:
         if lane.free <= 0 or time.monotonic() - lane.counted > _TRUSTED_S:
             lane.counted = time.monotonic()
-            lane.free = self._limit - await self._tasks.released(user, step)
+            writing = lane.writing  # one that ends meanwhile may be counted twice: too few for a moment, never too many
+            lane.free = self._limit - writing - await self._tasks.released(user, step)
         if lane.free <= 0:
             return False
         lane.free -= 1  # given back only by counting: what was written in the end is not known here
@@ -80,17 +107,6 @@ class FairShare:
         """Note that a step waits."""
         self._lanes[user, step].waiting.append(task_id)
 
-    async def next(self, user: str, step: str) -> int | None:
-        """Name the task that has waited longest for a place, if one is free now; call it under `lock`."""
-        lane = self._lanes[user, step]
-        if not lane.waiting or not await self._take(lane, user, step):
-            return None
-        return lane.waiting.popleft() if lane.waiting else None
-
-    def lock(self, user: str, step: str) -> asyncio.Lock:
-        """Give the lock under which places of a user in a queue are counted and taken."""
-        return self._lanes[user, step].lock
-
     async def refill(self) -> list[tuple[str, str]]:
         """Read from the store who waits; other gateways hold steps back too. Lists users and steps that wait."""
         found: dict[tuple[str, str], deque[int]] = {}
@@ -98,7 +114,8 @@ class FairShare:
             found.setdefault((user, step), deque()).append(task_id)
         for key, lane in list(self._lanes.items()):
             lane.waiting = found.get(key, deque())
-            if not lane.waiting and not lane.lock.locked() and time.monotonic() - lane.counted > 60:  # noqa: PLR2004
+            busy = lane.waiting or lane.writing or lane.lock.locked()
+            if not busy and time.monotonic() - lane.counted > _FORGOTTEN_S:
                 del self._lanes[key]  # a user who has gone home
         for key, waiting in found.items():
             self._lanes[key].waiting = waiting
