@@ -1,6 +1,7 @@
 """The process in which one step runs."""
 
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -22,6 +23,7 @@ from .procfs import kill_descendants
 from .step import Resources, StepContext, StepSpec
 
 MAX_JOBS: Final = 100
+_DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 CHEAP_S: Final = 0.5
 CHEAP_BYTES: Final = 32 * 2**20
 """A child that did its job faster, with less memory, may do another one: a fork costs more than the cheapest steps."""
@@ -91,6 +93,7 @@ class _Job:
         self._sock = sock
         self._job = job
         self._spec = spec
+        self._name = spec.step.name
         self._lock = threading.Lock()  # steps may draw plots in threads, and log from them
         self._began = time.monotonic()
         self._log: TextIO | None = None
@@ -114,7 +117,8 @@ class _Job:
         os.chdir(work)
         with contextlib.ExitStack() as stack:
             if self._spec.step.log is not None:
-                self._log = stack.enter_context((work / self._spec.step.log).open("w", buffering=1))
+                self._log = (work / self._spec.step.log).open("w", buffering=1)
+                stack.callback(self._close_log, self._log)
             self._send({"t": "running"})
             answer = self._answer(work)
         kill_descendants(set())
@@ -125,36 +129,33 @@ class _Job:
         self._send({**answer, "peak_memory_bytes": peak, "again": again})
         return again
 
+    @staticmethod
+    def _close_log(log: TextIO) -> None:
+        with contextlib.suppress(OSError):  # lines that a full disk did not take
+            log.close()
+
     def _answer(self, work: Path) -> wire.Frame:
         try:
             computed = self._spec.run(self._context(work))
             check_plain(computed)
         except StepError as error:
-            self._say(f"Failed: {error.user_message}")
-            return {
-                "t": "error",
-                "code": error.code,
-                "error": error.user_message,
-                "retry": error.retry,
-                "internal": isinstance(error, InternalError),
-                "facts": f"{error.details!r}" + (traceback.format_exc() if isinstance(error, InternalError) else ""),
-            }
+            internal = isinstance(error, InternalError)
+            facts = f"{error.details!r}" + (traceback.format_exc() if internal else "")
+            return self._failure(error.code, error.user_message, retry=error.retry, internal=internal, facts=facts)
         except MemoryError:
-            error_text = f"The step {self._spec.step.name} ran out of memory; try a smaller image."
-            self._say(f"Failed: {error_text}")
-            return {"t": "error", "code": "memory_limit", "error": error_text}
-        except Exception:  # noqa: BLE001 - the edge: whatever a step raises ends as a failed step
-            name = self._spec.step.name
-            error_text = f"The step {name} stopped because of a fault in this service; its operators can see the cause."
-            self._say(f"Failed: {error_text}")
-            return {
-                "t": "error",
-                "code": "internal",
-                "error": error_text,
-                "internal": True,
-                "facts": traceback.format_exc(),
-            }
+            return self._failure("memory_limit", f"The step {self._name} ran out of memory; try a smaller image.")
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a step raises ends as a failed step
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                return self._failure(
+                    "disk_full", "There is no space left for the results; try again later.", retry=True
+                )
+            text = f"The step {self._name} stopped because of a fault in this service; its operators can see the cause."
+            return self._failure("internal", text, internal=True, facts=traceback.format_exc())
         return {"t": "done", "computed": computed}
+
+    def _failure(self, code: str, text: str, **more: object) -> wire.Frame:
+        self._say(f"Failed: {text}")
+        return {"t": "error", "code": code, "error": text, **more}
 
     def _context(self, work: Path) -> StepContext:
         job = self._job
@@ -188,7 +189,8 @@ class _Job:
         text = f"{time.monotonic() - self._began:8.2f}  {line}"
         with self._lock:
             if self._log is not None:
-                self._log.write(text + "\n")
+                with contextlib.suppress(OSError):  # a full disk: the line is told all the same
+                    self._log.write(text + "\n")
         self._send({"t": "log", "line": text})
 
     def _send(self, frame: wire.Frame) -> None:

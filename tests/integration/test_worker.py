@@ -86,6 +86,14 @@ async def test_a_failure_that_does_not_pass_fails_after_three_tries(bench: Bench
     assert (failed.code, bench.gate().read_text()) == ("archive_away", "3")
 
 
+async def test_a_full_disk_is_a_passing_failure(bench: Bench) -> None:
+    bench.start()
+    failed = await bench.end_of(await bench.ask({"do": "full", "gate": str(bench.gate())}))
+    assert isinstance(failed, StepFailed)
+    assert (failed.code, bench.gate().read_text()) == ("disk_full", "again again again ")
+    assert "no space left" in failed.error
+
+
 async def test_a_killed_child_is_tried_again(bench: Bench) -> None:
     bench.start()
     message = await bench.ask({"do": "wait", "gate": str(bench.gate())})

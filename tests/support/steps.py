@@ -33,7 +33,7 @@ PROBE = row("probe")
 BRIEF = row("brief", time_limit_s=1)
 
 
-def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list of things to do
+def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - a list of things to do
     """Do what `do` says."""
     context.log("doing", context.config.get("do", "nothing"))
     context.progress(0.5, "half")
@@ -57,6 +57,11 @@ def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list
         case "data":
             (context.work / "out.txt").write_text("out")
             raise DataError("blank", "The image is blank; take another one.")
+        case "full":
+            with Path(gate).open("a") as file:
+                file.write("again ")
+            with Path("/dev/full").open("wb", buffering=0) as device:
+                device.write(b"results")
         case "bug":
             raise RuntimeError("secret inside")
         case "nan":
