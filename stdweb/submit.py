@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
+from shared.contracts.steps import STEPS
+
 from .client import RUNNING, ApiError, Client
 from .settings import DEMO_USER, STATE_FOLDER, StackState
 
@@ -71,6 +73,8 @@ def submit(
     """Upload images, each as a task, and run steps on them."""
     options = parse_config(config or [])
     chain = [step for part in steps or [] for step in part.split(",") if step]
+    if unknown := [step for step in chain if step not in STEPS]:  # before anything is uploaded
+        raise typer.BadParameter(f"unknown step '{unknown[0]}'; allowed: {', '.join(STEPS)}", param_hint="--steps")
     with connect(url, token_file) as client:
         tasks = [_upload(client, path, options, title) for path in files]
         for task_id in tasks:

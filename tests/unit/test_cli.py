@@ -50,6 +50,13 @@ def test_without_a_stack_it_says_how_to_start_one(tmp_path: Path) -> None:
         assert "Traceback" not in answer.stderr
 
 
+def test_an_unknown_step_is_refused_before_anything_is_uploaded(tmp_path: Path) -> None:
+    (tmp_path / "image.fits").touch()
+    answer = stdweb(tmp_path, "submit", "image.fits", "--steps", "inspect,photometri")
+    assert answer.returncode == 2
+    assert "unknown step 'photometri'; allowed: cleanup, inspect, photometry" in answer.stderr
+
+
 def test_an_api_that_does_not_answer_is_said(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 40)
     answer = stdweb(tmp_path, "status", "--url", "http://127.0.0.1:9/api", "--token-file", "token")
