@@ -14,25 +14,31 @@ from stdweb.sky import simulate, simulate_wide
 from tests.support.photometry import Bench
 from tests.support.photometry_truth import astrometric_rms_mas, compare, read_solution, table_by_mag
 
-SIZE = 1536
 
-
-def test_standard_field(tmp_path: Path) -> None:
-    sky = simulate(tmp_path, size=SIZE, seed=11, mirror_dir=tmp_path / "mirror", stars_per_deg2=15_000)
+@pytest.mark.parametrize(
+    ("size", "stars_per_deg2", "most"),
+    [
+        pytest.param(2048, None, 1.15, id="standard"),
+        # neighbours add to the scatter what no error of a single star knows
+        pytest.param(1536, 15_000, 1.3, id="crowded"),
+    ],
+)
+def test_field_against_truth(tmp_path: Path, size: int, stars_per_deg2: float | None, most: float) -> None:
+    density = {} if stars_per_deg2 is None else {"stars_per_deg2": stars_per_deg2}
+    sky = simulate(tmp_path, size=size, seed=11, mirror_dir=tmp_path / "mirror", **density)
     sky.image.rename(tmp_path / "image.fits")
     bench = Bench(tmp_path, sky.mirror_dir)
     computed = bench.run(bench.inspect())
     assert computed["zp"] == pytest.approx(sky.aperture_zero_point_mag(computed["fwhm"]), abs=0.01)
     assert computed["color_term"] == pytest.approx(-sky.color_term, abs=0.01)
-    assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), sky.wcs, SIZE) < 8
+    assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), sky.wcs, size) < 8
     rows = table_by_mag(
         compare(Table.read(bench.work / "objects.parquet"), sky.truth), np.array([13, 15, 17, 18, 19, 20])
     )
     assert len(rows) == 5
     for row in rows:
         assert row["stars"] >= 50
-        # 50 stars tell the scatter to 12 %
-        assert row["high"] > 19 or row["ratio"] < 1.15 * (1 + 1.2 / np.sqrt(2 * row["stars"]))
+        assert row["high"] > 19 or row["ratio"] < most
         assert row["error"] > 0.1 * 1.0857 or abs(row["bias"]) < 0.02
         assert row["found"] > 0.7
 
