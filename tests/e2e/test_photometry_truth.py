@@ -19,8 +19,8 @@ from tests.support.photometry_truth import astrometric_rms_mas, compare, read_so
     ("size", "stars_per_deg2", "most"),
     [
         pytest.param(2048, None, 1.15, id="standard"),
-        # neighbours add to the scatter what no error of a single star knows
-        pytest.param(1536, 15_000, 1.3, id="crowded"),
+        # neighbours add to the scatter what no error of a single star knows: 1.23 at 17-18 mag
+        pytest.param(1536, 15_000, 1.25, id="crowded"),
     ],
 )
 def test_field_against_truth(tmp_path: Path, size: int, stars_per_deg2: float | None, most: float) -> None:
