@@ -1,17 +1,23 @@
-"""Time and quality of `inspect` against the plain sequence of public STDPipe calls, in one run.
+"""Time, quality and memory of `inspect` against the plain sequence of public STDPipe calls, in one run.
 
-Usage: python -m bench.inspect IMAGE.fits [CRMASK.fits]     the mask is nonzero where a cosmic ray is known to be
+    python bench/bench_inspect.py [IMAGE.fits [ARTEFACTS.fits]] [--size 2048] [--memory-size 4096]
+
+Simulates its own observations, unless an image is given; of ARTEFACTS a pixel is 1 where a cosmic ray is known to be,
+2 where another bad pixel is. The shortest of some runs counts. Memory is the peak of all processes of a run together,
+above that of an idle warm child.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
+from bench_photometry import in_child
 from mocpy import MOC
 from stdpipe import astrometry, pipeline, utils
 
@@ -19,6 +25,8 @@ from services.inspect.run import inspect, warm
 from shared.contracts.params import InspectParams
 from shared.science.images import read_image
 from shared.worker.step import Resources, StepContext
+from stdweb.sky import simulate
+from stdweb.sky.observe import COSMIC_RAY
 
 ROUNDS = 3
 
@@ -58,6 +66,9 @@ def ours(path: Path, folder: Path) -> np.ndarray:
     return fits.getdata(folder / "mask.fits") != 0
 
 
+WAYS = {"plain": plain, "inspect": ours}
+
+
 def timed(work: Callable[[Path, Path], np.ndarray], path: Path, folder: Path) -> tuple[float, np.ndarray]:
     """Give the shortest of some runs, seconds, and the mask."""
     times = []
@@ -68,23 +79,55 @@ def timed(work: Callable[[Path, Path], np.ndarray], path: Path, folder: Path) ->
     return min(times), mask
 
 
-def main() -> None:
-    """Compare, and print a table."""
-    path = Path(sys.argv[1])
-    truth = fits.getdata(sys.argv[2]) != 0 if len(sys.argv) > 2 else None
-    warm()
-    with tempfile.TemporaryDirectory() as name:
-        results = {"plain": timed(plain, path, Path(name)), "inspect": timed(ours, path, Path(name))}
+def compare(path: Path, artefacts: np.ndarray | None, folder: Path) -> None:
+    """Print time and quality of both ways, and the ratio of their times."""
+    results = {name: timed(work, path, folder) for name, work in WAYS.items()}
     image, header = read_image(path)
+    print(f"{image.shape[1]} x {image.shape[0]} pixels")
     known = ~np.isfinite(image) | (image >= header.get("SATURATE", np.inf))
-    for label, (seconds, mask) in results.items():
-        line = f"{label:8} {seconds:6.2f} s"
-        if truth is not None:
-            hits = truth & ~known
-            line += f"   cosmic rays: recall {(mask & hits).sum() / hits.sum():.4f}"
-            line += f", false {(mask & ~truth & ~known).sum()} of {(mask & ~known).sum()} pixels"
+    for name, (seconds, mask) in results.items():
+        line = f"{name:8} {seconds:6.2f} s"
+        if artefacts is not None:
+            hits = (artefacts == COSMIC_RAY) & ~known
+            false = mask & (artefacts == 0) & ~known
+            line += f"   cosmic rays: recall {(mask & hits).sum() / hits.sum():.4f} of {hits.sum()} pixels"
+            line += f", {false.sum()} masked without one"
         print(line)
     print(f"ratio    {results['plain'][0] / results['inspect'][0]:6.2f}")
+
+
+def weigh(path: Path, folder: Path) -> None:
+    """Print the peak of memory of both ways."""
+    image_mb = fits.getheader(path)["NAXIS1"] * fits.getheader(path)["NAXIS2"] * 8 / 2**20
+    print(f"peak of memory, image of {image_mb:.0f} MB as float64")
+    for name, work in WAYS.items():
+        peak_mb = max(in_child(partial(work, path, folder))[2] for _ in range(ROUNDS))
+        print(f"{name:8} {peak_mb:6.0f} MB = {peak_mb / image_mb:.1f} x the image")
+
+
+def observed(folder: Path, size: int) -> tuple[Path, np.ndarray]:
+    """Simulate an image and what is wrong with its pixels."""
+    sky = simulate(folder, size=size)
+    return sky.image, fits.getdata(sky.artefacts)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("image", type=Path, nargs="?")
+    parser.add_argument("artefacts", type=Path, nargs="?")
+    parser.add_argument("--size", type=int, default=2048, help="of the simulated image, pixels")
+    parser.add_argument("--memory-size", type=int, default=4096, help="of the one for which memory is measured")
+    arguments = parser.parse_args()
+    warm()
+    with tempfile.TemporaryDirectory(prefix="stdweb-bench-") as name:
+        folder = Path(name)
+        if arguments.image is None:
+            compare(*observed(folder, arguments.size), folder)
+            weigh(observed(folder, arguments.memory_size)[0], folder)
+        else:
+            compare(arguments.image, None if arguments.artefacts is None else fits.getdata(arguments.artefacts), folder)
+            weigh(arguments.image, folder)
 
 
 if __name__ == "__main__":

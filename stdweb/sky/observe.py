@@ -30,6 +30,8 @@ EXPOSURE_S: Final = 90.0
 DATE_OBS: Final = "2026-11-02T21:35:40.0"
 ROTATION_DEG: Final = 8.0
 EDGE_PIX: Final = 50  # light of sources beyond the edge still falls on the image
+COSMIC_RAY: Final = 1
+HOT_PIXEL: Final = 2
 _COLOR_OF_BAND: Final = dict.fromkeys("BVRI", ("B", "V")) | {"g": ("g", "r"), "r": ("g", "r"), "i": ("r", "i")}
 
 
@@ -56,6 +58,8 @@ class Observation:
         Band of the magnitudes.
     mirror_dir
         Local catalogue mirrors of this sky; None when none were asked for.
+    artefacts
+        FITS file of the image's shape: 1 where a cosmic ray hit, 2 at a hot pixel, else 0; None when there are none.
     """
 
     image: Path
@@ -66,6 +70,7 @@ class Observation:
     fwhm_pix: float
     band: str
     mirror_dir: Path | None
+    artefacts: Path | None = None
 
     def aperture_zero_point_mag(self, radius_pix: float) -> float:
         """Give the zero point for the flux within a radius, at the image's centre."""
@@ -86,7 +91,7 @@ def simulate(
     object_name: str | None = None,
     stars_per_deg2: float | None = None,
 ) -> Observation:
-    """Simulate an image; writes `observation.fits`, `truth.ecsv` and `true_wcs.hdr` into a folder.
+    """Simulate an image; writes `observation.fits`, `artefacts.fits`, `truth.ecsv` and `true_wcs.hdr` into a folder.
 
     The header has a plain TAN WCS, off by a few pixels and 0.04 degrees, where the truth is distorted.
 
@@ -128,15 +133,18 @@ def simulate(
     density = {} if stars_per_deg2 is None else {"stars_per_deg2": stars_per_deg2}
     sky = make_sky(cap[0], cap[1], cap[2], seed=seed, **density)
     truth = _seen(sky, wcs, size, filter)
-    image = _expose(truth, size, fwhm_pix, pixel_scale_arcsec, rng)
+    image, artefacts = _expose(truth, size, fwhm_pix, pixel_scale_arcsec, rng)
     header = _header(size, pixel_scale_arcsec, ra_deg, dec_deg, filter, object_name)
     path = directory / "observation.fits"
     fits.writeto(path, image, header, overwrite=True)
+    fits.writeto(directory / "artefacts.fits", artefacts, overwrite=True)
     truth.write(directory / "truth.ecsv", overwrite=True)
     (directory / "true_wcs.hdr").write_text(wcs.to_header(relax=True).tostring("\n"))
     if mirror_dir is not None:
         write_mirror(sky, mirror_dir, ra_deg=ra_deg, dec_deg=dec_deg, radius_deg=cone_deg, seed=seed)
-    return Observation(path, truth, wcs, ZERO_POINT_MAG, COLOR_TERM, fwhm_pix, filter, mirror_dir)
+    return Observation(
+        path, truth, wcs, ZERO_POINT_MAG, COLOR_TERM, fwhm_pix, filter, mirror_dir, directory / "artefacts.fits"
+    )
 
 
 def tan_wcs(
@@ -193,7 +201,7 @@ def _seen(sky: Table, wcs: WCS, size: int, band: str) -> Table:
 
 def _expose(
     truth: Table, size: int, fwhm_pix: float, pixel_scale_arcsec: float, rng: np.random.Generator
-) -> NDArray[np.uint16]:
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     light = np.zeros((size, size))
     stars, galaxies = truth[truth["re"] == 0], truth[truth["re"] > 0]
     draw_stars(light, stars["x"], stars["y"], stars["flux"], fwhm_pix)
@@ -201,12 +209,13 @@ def _expose(
     v, u = np.mgrid[0:size, 0:size] / size - 0.5
     light += SKY_ADU * (1 - 0.06 * u + 0.04 * v + 0.05 * (u**2 + v**2))
     image = rng.poisson(light * GAIN) / GAIN + rng.normal(0, READ_NOISE_E / GAIN, light.shape)
-    _add_cosmic_rays(image, rng)
-    _add_hot_pixels(image, rng)
-    return np.clip(np.round(image), 0, SATURATION_ADU).astype(np.uint16)
+    artefacts = np.zeros(image.shape, np.uint8)
+    _add_cosmic_rays(image, artefacts, rng)
+    _add_hot_pixels(image, artefacts, rng)
+    return np.clip(np.round(image), 0, SATURATION_ADU).astype(np.uint16), artefacts
 
 
-def _add_cosmic_rays(image: Floats, rng: np.random.Generator) -> None:
+def _add_cosmic_rays(image: Floats, artefacts: NDArray[np.uint8], rng: np.random.Generator) -> None:
     size = image.shape[0]
     for _ in range(int(350 * (size / 2048) ** 2)):
         length, angle = 1 + rng.exponential(4), rng.uniform(0, np.pi)
@@ -216,13 +225,15 @@ def _add_cosmic_rays(image: Floats, rng: np.random.Generator) -> None:
         on = (xs >= 0) & (xs < size) & (ys >= 0) & (ys < size)
         pixels = np.unique(np.stack([ys[on], xs[on]]), axis=1)
         image[pixels[0], pixels[1]] += 300 * 10 ** rng.uniform(0, 1.5) * rng.uniform(0.6, 1.2, pixels.shape[1])
+        artefacts[pixels[0], pixels[1]] = COSMIC_RAY
 
 
-def _add_hot_pixels(image: Floats, rng: np.random.Generator) -> None:
+def _add_hot_pixels(image: Floats, artefacts: NDArray[np.uint8], rng: np.random.Generator) -> None:
     size = image.shape[0]
     count = int(200 * (size / 2048) ** 2)
     rows, columns = rng.integers(0, size, (2, count))
     image[rows, columns] += 10 ** rng.uniform(3, 4.3, count)
+    artefacts[rows, columns] = HOT_PIXEL
 
 
 def _header(

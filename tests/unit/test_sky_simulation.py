@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from shared.science.catalogs import fetch_catalog
 from shared.worker.step import Resources
 from stdweb.sky import make_sky, simulate, simulate_wide
-from stdweb.sky.observe import COLOR_TERM
+from stdweb.sky.observe import COLOR_TERM, COSMIC_RAY, HOT_PIXEL
 from stdweb.sky.render import aperture_fraction, draw_galaxies, draw_stars
 
 SIZE = 1024
@@ -76,6 +76,18 @@ def test_the_header_is_only_roughly_right(observation):
     center = SIZE / 2
     dx, dy = np.array(rough.all_world2pix(*observation.wcs.all_pix2world(center, center, 0), 0)) - center
     assert 1 < np.hypot(dx, dy) < 6  # pixels
+
+
+def test_artefacts_are_where_they_are_said_to_be(observation):
+    image, artefacts = fits.getdata(observation.image).astype(float), fits.getdata(observation.artefacts)
+    assert artefacts.shape == image.shape
+    background = sep.Background(image, bw=128, bh=128)
+    sigma = (image - background) / background.globalrms
+    assert (artefacts == COSMIC_RAY).sum() > 300
+    assert (artefacts == HOT_PIXEL).sum() > 40
+    for kind in (COSMIC_RAY, HOT_PIXEL):
+        assert (sigma[artefacts == kind] > 5).mean() > 0.99
+    assert (sigma[artefacts == 0] > 5).mean() < 0.1
 
 
 def test_both_mirrors_calibrate_the_image(observation, folder, tmp_path):
