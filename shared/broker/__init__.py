@@ -1,7 +1,7 @@
 """Messages between processes: what is declared (`topology`), RabbitMQ (`client`), a fake for tests (`memory`)."""
 
 from .client import RabbitBroker, connect
-from .interface import Broker, BrokerUnavailable, Consumer, Delivery, Depth, Handler
+from .interface import Answer, Broker, BrokerUnavailable, Consumer, Delivery, Depth, Handler, NoAnswer
 from .topology import (
     CHILD_DEATHS,
     Route,
@@ -15,12 +15,14 @@ from .topology import (
 
 __all__ = [
     "CHILD_DEATHS",
+    "Answer",
     "Broker",
     "BrokerUnavailable",
     "Consumer",
     "Delivery",
     "Depth",
     "Handler",
+    "NoAnswer",
     "RabbitBroker",
     "Route",
     "connect",

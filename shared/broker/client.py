@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import aio_pika
@@ -16,10 +18,13 @@ from aio_pika.abc import (
     HeadersType,
 )
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from pydantic import BaseModel
 
 from ..contracts.messages import Message
-from .interface import Broker, BrokerUnavailable, Depth, Handler
-from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, topology
+from ..contracts.rpc import Rpc
+from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler
+from .rpc import Calls, serve
+from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, reply_queue, topology
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +32,7 @@ T = TypeVar("T")
 
 _FIRST_RETRY_S: Final = 0.2
 _MAX_RETRY_S: Final = 5.0
+_REPLIES_AT_ONCE: Final = 100
 _AWAY: Final = (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.InvalidStateError)
 
 
@@ -76,6 +82,11 @@ class _Delivery:
     def headers(self) -> Mapping[str, object]:
         """Give all headers."""
         return self._message.headers
+
+    @property
+    def reply_to(self) -> str:
+        """Give the queue for the answer; empty without one."""
+        return self._message.reply_to or ""
 
     async def ack(self) -> None:
         """Acknowledge; see `Delivery`."""
@@ -130,6 +141,7 @@ class RabbitBroker:
         self._consumers: list[_Consumer] = []  # the library itself holds its channels by weak references only
         self._connection: AbstractRobustConnection | None = None
         self._publisher: AbstractRobustChannel | None = None
+        self._calls = Calls(self._send_to, self._take_replies, self.depth)
         self._opening = asyncio.create_task(self._open())
 
     # ---- connection
@@ -199,6 +211,7 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """End the connection and the handlers."""
+        await self._calls.close()
         self._opening.cancel()
         for task in self._tasks:
             task.cancel()
@@ -213,31 +226,26 @@ class RabbitBroker:
         self, route: Route, message: Message, *, message_id: str, headers: Mapping[str, HeaderValue] | None = None
     ) -> None:
         """Publish durably; see `Broker`."""
+        body = aio_pika.Message(
+            message.model_dump_json().encode(),
+            headers=_headers(headers or {}),
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=message_id,
+        )
+        await self._settled(self._send(self._publishing(), route, body))
+
+    def _publishing(self) -> AbstractRobustChannel:
         publisher = self._publisher
         if not self.connected or publisher is None:
             msg = "no connection to the broker"
             raise BrokerUnavailable(msg)
-        await self._settled(self._send(publisher, route, message, message_id, headers or {}))
+        return publisher
 
-    async def _send(
-        self,
-        publisher: AbstractRobustChannel,
-        route: Route,
-        message: Message,
-        message_id: str,
-        headers: Mapping[str, HeaderValue],
-    ) -> None:
+    @staticmethod
+    async def _send(publisher: AbstractRobustChannel, route: Route, message: aio_pika.Message) -> None:
         exchange = await _exchange(publisher, route.exchange)
-        await exchange.publish(
-            aio_pika.Message(
-                message.model_dump_json().encode(),
-                headers=_headers(headers),
-                content_type="application/json",
-                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                message_id=message_id,
-            ),
-            route.key,
-        )
+        await exchange.publish(message, route.key)
 
     async def tell(self, route: Route, message: Message) -> None:
         """Publish what may be lost; see `Broker`."""
@@ -268,6 +276,35 @@ class RabbitBroker:
         except _AWAY as error:
             msg = f"the broker took no message: {error!r}"
             raise BrokerUnavailable(msg) from error
+
+    # ---- asking and answering
+
+    async def call(self, rpc: Rpc, request: BaseModel) -> bytes:
+        """Ask; see `Broker`."""
+        self._publishing()  # without a connection: at once
+        return await self._calls.call(rpc, request)
+
+    async def serve(self, rpc: Rpc, answer: Answer, *, prefetch: int) -> Consumer:
+        """Answer requests; see `Broker`."""
+        return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
+
+    async def _send_to(self, queue: str, body: bytes, message_id: str, reply_to: str, useful_s: float) -> None:
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT,
+            message_id=message_id,
+            correlation_id=message_id,
+            reply_to=reply_to or None,
+            expiration=useful_s,
+        )
+        await self._settled(self._send(self._publishing(), Route("", queue), message))
+
+    async def _take_replies(self, handler: Handler) -> str:
+        queue = reply_queue(uuid.uuid4().hex)
+        self._queues[queue.name] = queue
+        await self.consume(queue.name, handler, prefetch=_REPLIES_AT_ONCE)
+        return queue.name
 
     # ---- consuming
 
@@ -325,11 +362,9 @@ class RabbitBroker:
 
     async def depth(self, queue: str) -> Depth:
         """Tell how much waits in a queue; see `Broker`."""
-        connection = self._connection
-        if not self.connected or connection is None:
-            msg = "no connection to the broker"
-            raise BrokerUnavailable(msg)
-        return await self._settled(self._depth(connection, queue))
+        self._publishing()
+        assert self._connection is not None
+        return await self._settled(self._depth(self._connection, queue))
 
     async def _depth(self, connection: AbstractRobustConnection, queue: str) -> Depth:
         # on a channel that knows the queue the library would answer from memory
@@ -346,7 +381,7 @@ class RabbitBroker:
 
 async def _declare_queue(channel: AbstractRobustChannel, queue: Queue, *, robust: bool) -> AbstractRobustQueue:
     return await channel.declare_queue(
-        queue.name, durable=True, arguments={"x-queue-type": "quorum", **queue.arguments}, robust=robust
+        queue.name, durable=True, arguments={"x-queue-type": queue.kind, **queue.arguments}, robust=robust
     )
 
 

@@ -4,7 +4,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import BaseModel
+
 from ..contracts.messages import Message
+from ..contracts.rpc import Rpc
 from .topology import HeaderValue, Route
 
 
@@ -13,6 +16,10 @@ class BrokerUnavailable(Exception):
 
     The message may have arrived all the same: send it again under the same message id.
     """
+
+
+class NoAnswer(Exception):
+    """Nobody answered a request in time, or nobody is there to answer it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Delivery(Protocol):
     def headers(self) -> Mapping[str, object]:
         """Headers, the broker's own `x-death` among them."""
 
+    @property
+    def reply_to(self) -> str:
+        """Queue where the sender waits for an answer; empty when it does not."""
+
     async def ack(self) -> None:
         """Acknowledge. After a lost connection nothing happens: the broker delivers the message again anyway."""
 
@@ -61,6 +72,9 @@ class Delivery(Protocol):
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
+
+Answer = Callable[[bytes], Awaitable[BaseModel]]
+"""Makes the answer to the JSON of a request; refusals are answers too."""
 
 
 class Consumer(Protocol):
@@ -104,6 +118,22 @@ class Broker(Protocol):
 
     async def listen(self, exchange: str, patterns: Iterable[str], handler: Handler) -> Consumer:
         """Take copies of messages through a lossy queue of our own; acknowledged on arrival, gone with us."""
+
+    async def call(self, rpc: Rpc, request: BaseModel) -> bytes:
+        """Ask, and wait for the JSON of the answer, for as long as the kind of request allows.
+
+        The request is dropped where nobody waits for its answer any more.
+
+        Raises
+        ------
+        BrokerUnavailable
+            When the broker did not take the request.
+        NoAnswer
+            When none came, or nobody serves such requests.
+        """
+
+    async def serve(self, rpc: Rpc, answer: Answer, *, prefetch: int) -> Consumer:
+        """Answer requests, at most `prefetch` at a time. One whose answer fails gets none, and is not tried again."""
 
     async def depth(self, queue: str) -> Depth:
         """Tell how much waits in a queue.

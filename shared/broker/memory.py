@@ -6,9 +6,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
+
+from pydantic import BaseModel
 
 from ..contracts.messages import Message
-from .interface import BrokerUnavailable, Depth, Handler
+from ..contracts.rpc import Rpc
+from .interface import Answer, BrokerUnavailable, Consumer, Depth, Handler
+from .rpc import Calls, serve
 from .topology import HeaderValue, Route, Topology, topology
 
 
@@ -21,6 +26,7 @@ class MemoryDelivery:
     message_id: str
     headers: Mapping[str, object]
     queue: "_Queue | None" = None
+    reply_to: str = ""
 
     @property
     def routing_key(self) -> str:
@@ -110,6 +116,7 @@ class MemoryBroker:
         self._bindings: list[tuple[Route, _Queue]] = []
         self._fanouts = {exchange.name for exchange in what.exchanges if exchange.type == "fanout"}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = Calls(self._send_to, self._take_replies, self.depth)
         for queue in what.queues:
             ttl_ms = queue.arguments.get("x-message-ttl")
             dead = queue.arguments.get("x-dead-letter-exchange")
@@ -163,6 +170,30 @@ class MemoryBroker:
 
         return self._subscribe(queue, handle, 1_000_000)  # type: ignore[arg-type]
 
+    async def call(self, rpc: Rpc, request: BaseModel) -> bytes:
+        """Ask, and wait for the answer."""
+        if self.away:
+            msg = "the broker plays dead"
+            raise BrokerUnavailable(msg)
+        return await self._calls.call(rpc, request)
+
+    async def serve(self, rpc: Rpc, answer: Answer, *, prefetch: int) -> Consumer:
+        """Answer requests."""
+        return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
+
+    async def _send_to(self, queue: str, body: bytes, message_id: str, reply_to: str, _: float) -> None:
+        if self.away or queue not in self._queues:
+            msg = f"nothing takes {queue}"
+            raise BrokerUnavailable(msg)
+        self._queues[queue].waiting.append(MemoryDelivery(Route("", queue), body, message_id, {}, reply_to=reply_to))
+        self._queues[queue].pump()
+
+    async def _take_replies(self, handler: Handler) -> str:
+        name = f"reply.{id(handler)}"
+        self._queues[name] = _Queue(self)
+        await self.consume(name, handler, prefetch=1_000_000)
+        return name
+
     async def depth(self, queue: str) -> Depth:
         """Tell how much waits in a queue."""
         if self.away:
@@ -173,6 +204,7 @@ class MemoryBroker:
 
     async def close(self) -> None:
         """End the handlers; what they held is queued again."""
+        await self._calls.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -9,6 +9,8 @@
                             progress.<task> ─▶ a lossy queue of each gateway
     stdweb.control  fanout            ─▶ a lossy queue of each worker
     stdweb.delay.<ms> fanout          ─▶ delay.<ms>.v1 ─(time to live)─▶ stdweb.steps, under the key it came with
+    (default)               queue     ─▶ rpc.<name>.v1        requests that are answered at once, lost with the broker
+                                         reply.<asker>        of each process that asks; gone a minute after it
 
 Only what RabbitMQ 3.10 and 4.x do alike. Redeclaring with other arguments is an error: queue names carry a version.
 Dead letters move at least once, which a quorum queue does only together with `reject-publish`.
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ..contracts.messages import StepDone, StepFailed, StepProgress, StepStarted
+from ..contracts.rpc import RPCS, Rpc
 from ..contracts.steps import STEPS, Step
 
 STEPS_EXCHANGE: Final = "stdweb.steps"
@@ -37,6 +40,9 @@ CHILD_DEATHS: Final = "x-child-deaths"
 DELIVERY_LIMIT: Final = 20  # restarts of workers are no failures: this only stops what nothing else stops
 CONSUMER_TIMEOUT_MARGIN_S: Final = 1800  # beyond the step's limit, for reporting while the broker comes and goes
 LOSSY_LENGTH: Final = 10_000  # messages; a gateway that slow shows gaps instead of filling the broker
+
+RPC_LENGTH: Final = 1_000  # requests that wait; more are refused
+REPLIES_EXPIRE_MS: Final = 60_000
 
 HeaderValue = str | int
 Argument = str | int
@@ -60,11 +66,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Queue:
-    """A durable quorum queue to declare, with its bindings."""
+    """A durable queue to declare, with its bindings; a quorum queue, unless what it holds may be lost."""
 
     name: str
     bindings: tuple[Route, ...] = ()
     arguments: dict[str, Argument] = field(default_factory=dict, hash=False)
+    kind: Literal["quorum", "classic"] = "quorum"
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,20 @@ def parking_route() -> Route:
     return Route("", PARKING_QUEUE)
 
 
+def rpc_route(rpc: Rpc) -> Route:
+    """Route of a request that is answered at once."""
+    return Route("", rpc.queue)
+
+
+def reply_queue(asker: str) -> Queue:
+    """Queue for the answers to one process.
+
+    Neither exclusive nor deleted with its consumer: the process finds it again after a lost connection, which the
+    broker may notice later than the process.
+    """
+    return Queue(f"reply.{asker}", arguments={"x-expires": REPLIES_EXPIRE_MS}, kind="classic")
+
+
 def delays_for(lease_poll_s: float) -> tuple[float, ...]:
     """Delays that a worker uses: the first between looks at a lease and before a second try, the other before a third.
 
@@ -143,6 +164,7 @@ def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.value
         Queue(PARKING_QUEUE),
     ]
     queues += [_step_queue(step) for step in steps]
+    queues += [_rpc_queue(rpc) for rpc in RPCS.values()]
     for delay_s in delays_s:
         delay_ms = round(delay_s * 1000)
         route = delay_route("", delay_s)
@@ -162,6 +184,10 @@ def _step_queue(step: Step) -> Queue:
             **_dead_letters_to(DEAD_EXCHANGE),
         },
     )
+
+
+def _rpc_queue(rpc: Rpc) -> Queue:
+    return Queue(rpc.queue, arguments={"x-max-length": RPC_LENGTH, "x-overflow": "reject-publish"}, kind="classic")
 
 
 def _dead_letters_to(exchange: str) -> dict[str, Argument]:

@@ -1,0 +1,59 @@
+"""Requests that are answered at once, over the broker in memory."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from shared.broker import BrokerUnavailable, NoAnswer
+from shared.broker.memory import MemoryBroker
+from shared.broker.topology import topology
+from shared.contracts.rpc import PREVIEW_RENDER, RPCS, Refusal, Request
+
+REQUEST = Request(at=datetime(2026, 1, 1, tzinfo=UTC), request_id="r1")
+QUICK = PREVIEW_RENDER.model_copy(update={"time_limit_s": 0.1})
+
+
+async def answer(body: bytes) -> Refusal:
+    return Refusal(code="asked", error=Request.model_validate_json(body).request_id)
+
+
+def test_every_rpc_has_a_bounded_queue() -> None:
+    queues = {queue.name: queue for queue in topology().queues}
+    for rpc in RPCS.values():
+        queue = queues[rpc.queue]
+        assert (queue.kind, queue.arguments["x-overflow"]) == ("classic", "reject-publish")
+
+
+async def test_each_question_gets_its_own_answer() -> None:
+    broker = MemoryBroker()
+    await broker.serve(PREVIEW_RENDER, answer, prefetch=2)
+    requests = [REQUEST.model_copy(update={"request_id": f"r{number}"}) for number in range(20)]
+    replies = await asyncio.gather(*(broker.call(PREVIEW_RENDER, request) for request in requests))
+    assert [Refusal.model_validate_json(reply).error for reply in replies] == [one.request_id for one in requests]
+    await broker.close()
+
+
+async def test_a_failed_answer_is_none_and_frees_its_place() -> None:
+    broker = MemoryBroker()
+    seen = []
+
+    async def fail(body: bytes) -> Refusal:
+        seen.append(body)
+        raise ArithmeticError
+
+    await broker.serve(PREVIEW_RENDER, fail, prefetch=1)
+    for _ in range(2):
+        with pytest.raises(NoAnswer, match=r"preview\.render"):
+            await broker.call(QUICK, REQUEST)
+    assert len(seen) == 2
+    await broker.close()
+
+
+async def test_without_broker_or_service_there_is_no_answer() -> None:
+    broker = MemoryBroker()
+    with pytest.raises(NoAnswer, match="nobody serves"):
+        await broker.call(PREVIEW_RENDER, REQUEST)
+    broker.away = True
+    with pytest.raises(BrokerUnavailable):
+        await broker.call(PREVIEW_RENDER, REQUEST)
