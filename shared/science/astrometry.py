@@ -119,7 +119,7 @@ def refine_wcs(
         )
     table = _prepared(objects, image, mask, fwhm_pix)
     fwhm_pix = fwhm_pix or _DEFAULT_FWHM_PIX
-    for method, start in _starts(table, catalog, wcs, shape, mag_column=mag_column, log=log):
+    for method, start in _starts(table, catalog, wcs, shape, mag_column=mag_column, fwhm_pix=fwhm_pix, log=log):
         solution = _solve(
             table,
             catalog,
@@ -146,7 +146,14 @@ def refine_wcs(
 
 
 def _starts(
-    table: Table, catalog: Table, wcs: WCS, shape: tuple[int, int], *, mag_column: str | None, log: Log
+    table: Table,
+    catalog: Table,
+    wcs: WCS,
+    shape: tuple[int, int],
+    *,
+    mag_column: str | None,
+    fwhm_pix: float,
+    log: Log,
 ) -> Iterator[tuple[str, WCS]]:
     yield "own", wcs
     near = _near(catalog, wcs, shape)
@@ -173,8 +180,8 @@ def _starts(
     with TemporaryDirectory(prefix="stdweb-scamp-") as folder:
         found = _quietly(
             lambda: stdpipe_astrometry.refine_wcs_scamp(
-                table.copy(),
-                near,
+                _with_errors(table, fwhm_pix),
+                _with_errors_in_degrees(near),
                 wcs=wcs,
                 sr=10 * pixel_scale_deg(wcs),
                 order=3,
@@ -182,11 +189,29 @@ def _starts(
                 cat_col_mag_err=f"e_{mag_column}" if f"e_{mag_column}" in near.colnames else None,
                 position_maxerr=60 * field_of(wcs, shape)[2] / 2,
                 match_flipped=True,
+                extra={"NTHREADS": 1},  # a worker runs one step per core
                 _tmpdir=folder,
             )
         )
     if found is not None:
         yield "scamp", found
+
+
+def _with_errors(table: Table, fwhm_pix: float) -> Table:
+    """Add the magnitudes and errors that SCAMP reads."""
+    table = table.copy()
+    flux = np.maximum(table["flux"], 1e-9)
+    relative = table["fluxerr"] / flux
+    table["xerr"] = table["yerr"] = _CENTROID_ERROR * fwhm_pix * relative
+    table["mag"], table["magerr"] = -2.5 * np.log10(flux), 2.5 / np.log(10) * relative
+    return table
+
+
+def _with_errors_in_degrees(catalog: Table) -> Table:
+    """Give every star the error of its position, in the unit that SCAMP takes a bare number to have."""
+    catalog = catalog.copy()
+    catalog["e_RAJ2000"] = catalog["e_DEJ2000"] = _star_errors_deg(catalog)
+    return catalog
 
 
 def _quietly(call: Callable[[], Any]) -> WCS | None:

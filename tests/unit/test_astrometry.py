@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Table, vstack
 from astropy.wcs import WCS
 
 from shared.errors import DataError
@@ -33,9 +35,9 @@ def shifted(header, pixels=60):
     header["CRPIX2"] -= pixels
 
 
-def scaled(header):
+def scaled(header, factor=1.02):
     for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2"):
-        header[key] *= 1.02
+        header[key] *= factor
 
 
 def mirrored(header):
@@ -81,6 +83,27 @@ def test_any_rotation_is_left_to_quad_hash():
     solution = refine(sky, header)
     assert solution.method in {"quad-hash", "scamp"}
     assert made.residual_mas(solution.wcs, sky) < 20
+
+
+def test_saturated_ghosts_and_a_wrong_scale_are_left_to_scamp():
+    sky = made.make(side=512, stars=400)
+    random = np.random.default_rng(2)
+    flux = sky.objects["flux"].max() * random.uniform(1, 3, 300)
+    # quad-hash takes the brightest whatever their flags, SCAMP leaves saturated ones out
+    ghosts = Table({"x": random.uniform(0, 512, 300), "y": random.uniform(0, 512, 300), "flux": flux})
+    ghosts["fluxerr"], ghosts["flags"] = flux / 100, 4
+    header = sky.rough.copy()
+    scaled(header, 1.1)  # more than the own matcher looks for
+    lines: list[str] = []
+    solution = refine(replace(sky, objects=vstack([sky.objects, ghosts])), header, log=lines.append)
+    assert [line.split(":")[0] for line in lines] == [
+        "Astrometry (own)",
+        "Astrometry (quad-hash)",
+        "Astrometry (scamp)",
+    ]
+    assert solution.method == "scamp"
+    assert solution.matched > 200
+    assert made.residual_mas(solution.wcs, sky) < 10
 
 
 def test_wrong_place_is_not_solved():
