@@ -84,3 +84,12 @@ class WorkerSettings(ProcessSettings):
         if isinstance(values, dict) and "astrometry_indexes" in values:
             return {**values, "astrometry_indexes": _paths(values["astrometry_indexes"])}
         return values
+
+
+class PreviewSettings(ProcessSettings):
+    """Settings of the preview service."""
+
+    slots: int | None = Field(None, ge=1, le=256, description="Pictures drawn at once; by default one a core")
+    preview_memory_bytes: int = Field(3 * 2**30, gt=0, description="Memory of a process that draws, bytes")
+    preview_time_s: float = Field(30, gt=0, description="Longest time to draw a picture, seconds")
+    preview_cache_bytes: int = Field(4 * 2**30, gt=0, description="Size of the cache of pictures and copies, bytes")

@@ -1,0 +1,1 @@
+"""The preview service: pictures of FITS files, on request."""
