@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import TransientError
 from ..worker.step import Resources
-from .archives import HIPS, ArchiveFaultError, Log, ask, locked, write_atomically
+from .archives import HIPS, PASSING, ArchiveFaultError, Log, ask, locked, write_atomically
 
 HIPS_URLS: Final = (
     "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
@@ -100,14 +100,14 @@ def survey_cutout(
     try:
         content = _fetch(query, resources.cache_dir, log)
         picture, header = _open(content)
-    except TransientError as error:
-        log(f"No picture of {survey}: {error.user_message}")
-        return None
-    except ArchiveFaultError as error:
-        log(f"No picture of {survey}: {error}")
+    except (TransientError, ArchiveFaultError):
+        log(
+            f"Warning: no picture of {survey}, {HIPS.title} cannot be reached at the moment. Nothing else needs it; "
+            "run the step again later to have it"
+        )
         return None
     if not np.isfinite(picture).any():
-        log(f"No picture of {survey}: the survey has nothing here")
+        log(f"Note: no picture of {survey}, the survey has nothing here")
         return None
     if "PanSTARRS" in survey and not survey.endswith("/g"):  # all but g are in asinh magnitudes
         picture = 2 * np.sinh(picture * _ASINH)
@@ -125,7 +125,7 @@ def _fetch(query: dict[str, Any], cache_dir: Path, log: Log) -> bytes:
                 answer = http.get(url, params=query)
                 answer.raise_for_status()
                 _open(answer.content)
-            except (requests.RequestException, ArchiveFaultError) as error:
+            except PASSING as error:
                 failure = error
             else:
                 return answer.content

@@ -156,4 +156,4 @@ def test_no_picture_is_a_line_in_the_log(archives, resources, fault):
         150.0, 20.0, size=61, pixel_scale_arcsec=1.0, band="r", resources=resources, log=lines.append
     )
     assert picture is None
-    assert "No picture" in lines[-1]
+    assert "Warning: no picture of CDS/P/PanSTARRS/DR1/r, hips2fits cannot be reached" in lines[-1]

@@ -106,6 +106,15 @@ def hips2fits(query: str) -> Answer:
     return "image/fits", sink.getvalue()
 
 
+def without_pixels(picture: bytes) -> bytes:
+    """Give a picture as it is where a survey has nothing."""
+    with fits.open(io.BytesIO(picture)) as hdus:
+        hdus[0].data[:] = np.nan
+        sink = io.BytesIO()
+        hdus.writeto(sink)
+    return sink.getvalue()
+
+
 def _distance_deg(ra, dec, ras, decs):
     a, b, c, d = (np.radians(np.asarray(value, dtype=float)) for value in (ra, dec, ras, decs))
     cosine = np.sin(b) * np.sin(d) + np.cos(b) * np.cos(d) * np.cos(a - c)

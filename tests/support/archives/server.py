@@ -26,6 +26,7 @@ class Behaviour(enum.Enum):
     CUT = "half of the answer with a fitting length"
     GARBAGE = "a web page instead of the answer"
     DOWN = "the connection ends at once"
+    NOTHING = "a picture without a pixel"
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,10 @@ class ArchiveServer:
         if behaviour is Behaviour.GARBAGE:
             return web.Response(text="<html><body>Down for maintenance</body></html>", content_type="text/html")
         kind, content = await asyncio.to_thread(self._content, archive, request, body)
-        if behaviour in {Behaviour.OK, Behaviour.CUT}:
-            length = len(content) if behaviour is Behaviour.OK else len(content) // 2
+        if behaviour is Behaviour.NOTHING:
+            content = answers.without_pixels(content)
+        if behaviour in {Behaviour.OK, Behaviour.CUT, Behaviour.NOTHING}:
+            length = len(content) // 2 if behaviour is Behaviour.CUT else len(content)
             return web.Response(body=content[:length], content_type=kind)
         return await _spoiled(request, content, behaviour)
 
