@@ -23,7 +23,7 @@ import aiohttp
 
 from shared.broker import Delivery, connect
 from shared.broker.topology import CONTROL_EXCHANGE, EVENTS_EXCHANGE, control_route
-from shared.contracts.messages import Cancel, StepStarted
+from shared.contracts.messages import Cancel, StepDone
 from stdweb.settings import DEMO_USER, StackState
 from stdweb.stack.supervisor import Report
 
@@ -115,17 +115,17 @@ async def broker_alone(state: StackState, count: int) -> float:
 
 
 async def dispatch(state: StackState, api: Api, count: int) -> list[float]:
-    """Times from the answer of `process` to the child running, seconds."""
+    """Times from the answer of `process` to the child running, seconds; the commit is in them."""
     broker = connect(state.amqp_url, "bench", settle_s=20)
     started: dict[int, asyncio.Future[float]] = {}
 
     async def take(delivery: Delivery) -> None:
-        report = StepStarted.model_validate_json(delivery.body)
+        report = StepDone.model_validate_json(delivery.body)
         if report.task_id in started:
-            started[report.task_id].set_result(report.at.timestamp())
+            started[report.task_id].set_result(report.at.timestamp() - report.seconds)
 
     await broker.ready()
-    await broker.listen(EVENTS_EXCHANGE, ["started"], take)
+    await broker.listen(EVENTS_EXCHANGE, ["done"], take)
     times = []
     for _ in range(count):
         task = await api.create()

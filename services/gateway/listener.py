@@ -13,8 +13,7 @@ from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepPro
 from .domain.coordinator import Coordinator
 from .storage import StoreAway
 
-_PREFETCH: Final = 200  # `started` is held for a moment; others must not wait behind it
-_HOLD_S: Final = 0.3  # a step that ends sooner needs no write of its start
+_PREFETCH: Final = 50
 _AGAIN_S: Final = 1.0
 
 _REPORT: Final[TypeAdapter[StepStarted | StepDone | StepFailed]] = TypeAdapter(StepStarted | StepDone | StepFailed)
@@ -30,7 +29,6 @@ class Listener:
     def __init__(self, broker: Broker, coordinator: Coordinator) -> None:
         self._broker = broker
         self._coordinator = coordinator
-        self._held: dict[str, asyncio.Event] = {}
         self._consumers: list[Consumer] = []
 
     async def start(self) -> None:
@@ -74,26 +72,11 @@ class Listener:
         with structlog.contextvars.bound_contextvars(task=report.task_id, run=report.run_id, step=report.step):
             if isinstance(report, StepStarted):
                 self._coordinator.signs.hear(report.step_id, report.attempt)
-                if not await self._ended_soon(report.step_id):
-                    await self._coordinator.started(report)
-                return
-            held = self._held.get(report.step_id)
-            if held is not None:
-                held.set()
-            if isinstance(report, StepDone):
+                await self._coordinator.started(report)
+            elif isinstance(report, StepDone):
                 await self._coordinator.done(report)
             else:
                 await self._coordinator.failed(report)
-
-    async def _ended_soon(self, step_id: str) -> bool:
-        ended = self._held.setdefault(step_id, asyncio.Event())
-        try:
-            await asyncio.wait_for(ended.wait(), _HOLD_S)
-        except TimeoutError:
-            return False
-        finally:
-            self._held.pop(step_id, None)
-        return True
 
     async def _dead(self, delivery: Delivery) -> None:
         """End the run of a message that no worker could take, and keep the message for people."""

@@ -3,7 +3,6 @@
 ::
 
     tasks/<id>/.unowned                              only while the task is being made or deleted
-    tasks/<id>/.run                                  run marker: which run may work here
     tasks/<id>/.inputs/                              what the user uploaded, but image.fits
     tasks/<id>/.results/<seq>-<rank>-<step>/         commits, each whole, with a manifest
     tasks/<id>/.work/<run>/<step>-<attempt>/<owner>/ an attempt at work

@@ -76,6 +76,11 @@ class Attempt:
             raise Fenced
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether we have let go of it."""
+        return self._closed.is_set()
+
     def close(self) -> None:
         """Let go of the attempt and delete what is left of it; once is enough, twice does nothing."""
         with self._lock:

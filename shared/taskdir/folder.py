@@ -18,7 +18,6 @@ from .view import rebuild_view
 INPUTS: Final = ".inputs"
 RESULTS: Final = ".results"
 WORK: Final = ".work"
-RUN_MARKER: Final = ".run"
 _TRASH: Final = ".trash"
 _INCOMING: Final = ".incoming"
 _GONE_OR_TAKEN: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE}
@@ -159,22 +158,6 @@ class TaskDir:
 
     # ---- runs
 
-    def write_marker(self, run_id: str | None) -> None:
-        """Say which run may work here; None forbids all. Written before publishing."""
-        temporary = self.path / f"{RUN_MARKER}.{uuid.uuid4().hex}"
-        try:
-            temporary.write_text(run_id or "")
-            temporary.replace(self.path / RUN_MARKER)
-        except FileNotFoundError as error:
-            raise NotFound from error
-
-    def read_marker(self) -> str | None:
-        """Tell which run may work here; None when none may."""
-        try:
-            return (self.path / RUN_MARKER).read_text() or None
-        except FileNotFoundError:
-            return None
-
     def close(self, run_id: str) -> None:
         """Take every attempt of a run away, and let no other one begin: nothing of it can be committed any more.
 
@@ -219,6 +202,10 @@ class TaskDir:
             return visible(list_commits(fd))
         finally:
             os.close(fd)
+
+    def passed(self, seq: int) -> bool:
+        """Tell whether something of a later number was committed: the step with this one is over then."""
+        return any(commit.seq > seq for commit in self.commits())
 
     def manifest(self, commit: Commit) -> Manifest | None:
         """Read what a commit holds; None when there is no such commit."""

@@ -39,6 +39,15 @@ _REPUBLISH_S: Final = 0.5
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """What the folder says about a message: what was committed, whether it is over, and whose lease there is."""
+
+    past: StepDone | StepFailed | None
+    over: bool
+    lease: str | None
+
+
+@dataclass(frozen=True)
 class _Request:
     """A step message with what it is about."""
 
@@ -155,13 +164,10 @@ class StepHandler:
         return _Request(message, spec, self._root.task(message.task_id), key, delivery.headers)
 
     async def _handle(self, request: _Request) -> None:
-        if await self._needs_no_work(request):
-            return
         slot = self._slots[request.message.step]
-        waited = slot.locked()
+        if slot.locked() and not await self._needs_work(request, await asyncio.to_thread(self._look, request)):
+            return  # and has not waited for its turn
         async with slot:
-            if waited and await self._needs_no_work(request):
-                return
             if self._stopping:
                 msg = "the worker stops"
                 raise BrokerUnavailable(msg)
@@ -172,33 +178,36 @@ class StepHandler:
                 return
             await self._work(request)
 
-    async def _needs_no_work(self, request: _Request) -> bool:
-        message = request.message
-        past, marker, lease = await asyncio.to_thread(self._look, request)
-        if past is not None:
+    async def _needs_work(self, request: _Request, seen: _Seen) -> bool:
+        if seen.past is not None:
             self._decided(request, "reported again")
-            await self._report(past)
-            return True
-        if marker != message.run_id:
-            self._decided(request, "dropped")
-            return True
-        if lease is None:
+            await self._report(seen.past)
             return False
-        unchanged_ms = 0
-        if request.headers.get(LEASE_SEEN) == lease:
-            unchanged_ms = request.count(LEASE_UNCHANGED_MS) + round(self._delays_s[0] * 1000)
+        if seen.over:
+            self._decided(request, "dropped")
+            return False
+        if seen.lease is None:
+            return True
+        unchanged_ms = self._unchanged_ms(request, seen.lease)
         if unchanged_ms >= self._settings.lease_s * 1000:
             self._decided(request, "taken over")
-            return False
+            return True
         self._decided(request, "delayed")
-        seen: dict[str, HeaderValue] = {LEASE_SEEN: lease, LEASE_UNCHANGED_MS: unchanged_ms}
-        await self._again(request, delay_route(message.step, self._delays_s[0]), seen)
-        return True
+        headers: dict[str, HeaderValue] = {LEASE_SEEN: seen.lease, LEASE_UNCHANGED_MS: unchanged_ms}
+        await self._again(request, delay_route(request.message.step, self._delays_s[0]), headers)
+        return False
 
-    def _look(self, request: _Request) -> tuple[StepDone | StepFailed | None, str | None, str | None]:
-        """Read, in one visit to the volume: what was committed, which run may work, and whose lease there is."""
-        past = past_report(request.task, request.message, request.spec.step, self._worker)
-        return past, request.task.read_marker(), look(request.task, request.key)
+    def _unchanged_ms(self, request: _Request, lease: str) -> int:
+        """Tell how long this message has seen the same lease."""
+        if request.headers.get(LEASE_SEEN) != lease:
+            return 0
+        return request.count(LEASE_UNCHANGED_MS) + round(self._delays_s[0] * 1000)
+
+    def _look(self, request: _Request) -> _Seen:
+        task, message = request.task, request.message
+        past = past_report(task, message, request.spec.step, self._worker)
+        over = past is None and (not task.exists() or task.closed(message.run_id) or task.passed(message.seq))
+        return _Seen(past, over, None if over else look(task, request.key))
 
     def _decided(self, request: _Request, decision: str) -> None:
         metrics.MESSAGES.labels(request.message.step, decision).inc()
@@ -207,14 +216,25 @@ class StepHandler:
     # ---- working
 
     async def _work(self, request: _Request) -> None:
-        attempt = await asyncio.to_thread(_claim, request)
+        seen, attempt = await asyncio.to_thread(self._look_and_claim, request)
         if attempt is None:
-            self._decided(request, "dropped")
+            if not await self._needs_work(request, seen):
+                return
+            attempt = await asyncio.to_thread(_claim, request)  # its lease has run out
+        if attempt is None:
+            self._decided(request, "dropped")  # closed as we came
             return
         try:
             await self._run(request, attempt)
         finally:
-            await asyncio.to_thread(attempt.close)
+            if not attempt.closed:
+                await asyncio.to_thread(attempt.close)
+
+    def _look_and_claim(self, request: _Request) -> tuple[_Seen, Attempt | None]:
+        """Look, and take what is nobody's, in one visit to the volume."""
+        seen = self._look(request)
+        free = seen.past is None and not seen.over and seen.lease is None
+        return seen, _claim(request) if free else None
 
     async def _run(self, request: _Request, attempt: Attempt) -> None:
         message, spec = request.message, request.spec
@@ -281,13 +301,8 @@ class StepHandler:
 
 
 def _claim(request: _Request) -> Attempt | None:
-    """Take the attempt; None when the task is gone, or the run is closed or another's turn."""
+    """Take the attempt; None when the task is gone, or the run is closed."""
     try:
-        attempt = claim(request.task, request.key)
+        return claim(request.task, request.key)
     except (NotFound, Fenced):
         return None
-    # the next run may have begun while we claimed
-    if request.task.read_marker() == request.message.run_id:
-        return attempt
-    attempt.close()
-    return None

@@ -353,19 +353,6 @@ async def test_a_start_beside_an_edit_is_not_refused(site: Gateway, ann: Client)
     assert (await ann.ended(task_id))["state"] == "inspect_done"
 
 
-async def test_a_folder_that_cannot_be_written_starts_nothing(site: Gateway, ann: Client) -> None:
-    task = await ann.new_task()
-    in_the_way = folder(site, task).path / ".run"
-    in_the_way.mkdir()
-    status, answer = await ann.call("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
-    assert (status, "nothing was started" in answer["detail"]) == (503, True)
-    assert await ann.ok("GET", f"/tasks/{task}/state/") == {"id": task, "state": "uploaded", "celery_id": None}
-    in_the_way.rmdir()
-    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
-    assert (await ann.ended(task))["state"] == "inspect_done"
-    assert len(site.worker.seen) == 1
-
-
 async def test_what_is_no_number_is_not_kept(site: Gateway, ann: Client) -> None:
     site.worker.computed = {"inspect": {"gain": 1.5, "saturation": float("nan"), "list": [1, float("inf")]}}
     task = await ann.new_task()

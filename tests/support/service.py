@@ -124,8 +124,8 @@ class Bench:
         return task
 
     def message(self, config: dict[str, Any], step: Step = PROBE, task_id: int = 1, run_id: str = "run") -> StepMessage:
-        """Make a message and write the marker of its run."""
-        self.task(task_id).write_marker(run_id)
+        """Make a message, and its task's folder."""
+        self.task(task_id)
         self.seq += 1
         return StepMessage(
             task_id=task_id,

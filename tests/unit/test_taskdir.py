@@ -299,12 +299,12 @@ def test_a_commit_counts_even_when_the_view_cannot_be_built(task: TaskDir) -> No
     assert task.find("plots/a").read_text() == "x"
 
 
-def test_the_marker_names_the_run_that_may_work(task: TaskDir) -> None:
-    assert task.read_marker() is None
-    task.write_marker("run")
-    assert task.read_marker() == "run"
-    task.write_marker(None)
-    assert task.read_marker() is None
+def test_a_later_commit_ends_earlier_steps(task: TaskDir) -> None:
+    assert not task.passed(0)
+    attempt = claim(task, AttemptKey("run", "inspect", 1))
+    attempt.commit(Commit(3, 20, "inspect"), manifest(attempt))
+    assert task.passed(2)
+    assert not task.passed(3)
 
 
 def test_the_sweep_deletes_what_was_set_aside(task: TaskDir) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -26,7 +26,6 @@ from .signs import Signs
 
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
-_NO_FOLDER: Final = "The server cannot write to its disk; nothing was started. Try again later."
 
 log = structlog.get_logger()
 
@@ -74,50 +73,34 @@ class Coordinator:
                 self._note_wait(started)
         except Changed:
             # by another start, which wins, or by an edit, which does not matter
+            await self.release(user.name, steps[0])
             seen = await self.tasks.get(task.id)
             if seen is None:
                 raise Missing(f"There is no task {task.id}.") from None
             return await self.process(seen, user, names, config)
+        await self._release_waiting(started)
         return await self._announce(task, started)
 
     async def _announce(self, before: Task, started: Task) -> Task:
-        """Tell folder and broker of a start, or undo it."""
+        """Tell the broker of a start, or undo it."""
         try:
-            if await self._mark(started):
-                await self.publish(started)
-        except (BrokerUnavailable, NotFound, OSError) as error:
-            taken = await self._roll_back(before, started, told=isinstance(error, BrokerUnavailable))
+            await self.publish(started)
+        except BrokerUnavailable as error:
+            taken = await self._roll_back(before, started)
             if taken is not None and taken.run is not None and taken.run.status == "done":
                 return taken
-            if isinstance(error, NotFound):
-                raise Missing(f"There is no task {before.id}.") from None
-            raise Unavailable(_BROKER_AWAY if isinstance(error, BrokerUnavailable) else _NO_FOLDER) from error
+            raise Unavailable(_BROKER_AWAY) from error
         return started
 
-    async def _mark(self, task: Task) -> bool:
-        """Say in the folder which run may work there; a cancel that came meanwhile has the last word.
-
-        A cancel and a new run at another gateway within these milliseconds is not seen: the new run's message is then
-        refused by its worker, and published again by the reconciler.
-        """
-        folder = self._folder(task)
-        run_id = task.chain_id
-        await asyncio.to_thread(folder.write_marker, run_id)
-        seen = await self._revisions.current(task.id)
-        current = seen.run.id if seen and seen.run and seen.run.status == "running" else None
-        if current != run_id:
-            await asyncio.to_thread(folder.write_marker, current)
-        return current == run_id
-
-    async def _roll_back(self, before: Task, started: Task, *, told: bool) -> Task | None:
+    async def _roll_back(self, before: Task, started: Task) -> Task | None:
         """Undo a start; gives the task instead if a worker was faster.
 
-        If the broker may have been told after all, no worker may begin, or commit, any more.
+        The broker may have been told after all: no worker may begin, or commit, any more.
         """
         run, step = started.run, started.run.current if started.run else None
         if run is None or step is None:
             return None
-        manifest = await self._close(started, run, step) if told else None
+        manifest = await self._close(started, run, step)
 
         def undo(task: Task) -> Task | None:
             if manifest is not None:  # its commit counts
@@ -159,16 +142,17 @@ class Coordinator:
 
     async def publish_again(self, task: Task) -> None:
         """Publish a step that may have been lost; the same message twice is harmless."""
-        try:
-            if not await self._end_if_closed(task) and await self._mark(task):
-                await self.go_on(task)
-        except NotFound:
-            log.warning("task without a folder", task=task.id)
+        if not await self._end_if_closed(task):
+            await self.go_on(task)
 
     def _note_wait(self, task: Task) -> None:
-        step = task.run.current if task.run else None
-        if task.run and step and step.status is StepStatus.WAITING:
-            self.shares.held(task.run.user, step.name, task.id)
+        if held := _held(task):
+            self.shares.held(*held, task.id)
+
+    async def _release_waiting(self, task: Task) -> None:
+        """Look, for a step that has just been held back, whether a place got free as that was written."""
+        if held := _held(task):
+            await self.release(*held)
 
     # ---- what the services report
 
@@ -196,7 +180,7 @@ class Coordinator:
             if manifest is not None:
                 await self.take_in(task.id, report.run_id, step, manifest)
             return
-        await self._succeed(task.id, report.run_id, report.step_id, report.computed)
+        await self._succeed(task.id, report.run_id, report.step_id, report)
 
     async def failed(self, report: StepFailed) -> None:
         """End a run whose step cannot succeed."""
@@ -208,7 +192,7 @@ class Coordinator:
         if manifest is not None:
             await self.take_in(task.id, report.run_id, step, manifest)
         elif report.attempt == step.attempt:
-            await self.fail(task.id, report.run_id, report.step_id, report.attempt, report.error, committed=False)
+            await self._fail(task.id, report.run_id, report.step_id, report, committed=False)
 
     async def dead(self, message: StepMessage, reason: str) -> None:
         """End a run whose step no worker could take, unless it has committed after all."""
@@ -243,11 +227,11 @@ class Coordinator:
     async def take_in(self, task_id: int, run_id: str, step: RunStep, manifest: Manifest) -> None:
         """Let a commit have its effect."""
         if manifest.outcome == "done":
-            await self._succeed(task_id, run_id, step.id, manifest.computed)
+            await self._succeed(task_id, run_id, step.id, manifest)
         else:
-            await self.fail(task_id, run_id, step.id, manifest.attempt, manifest.error, committed=True)
+            await self._fail(task_id, run_id, step.id, manifest, committed=True)
 
-    async def _succeed(self, task_id: int, run_id: str, step_id: str, computed: dict[str, Any]) -> None:
+    async def _succeed(self, task_id: int, run_id: str, step_id: str, result: StepDone | Manifest) -> None:
         for _ in range(_TRIES):
             found = await self._revisions.with_current(task_id, run_id, step_id)
             if found is None:
@@ -261,7 +245,7 @@ class Coordinator:
             after = run.steps[place].name if place < len(run.steps) else None
             try:
                 async with self.shares.admission(run.user, after) as admit:
-                    new = runs.succeed(task, step_id, computed, now(), admit)
+                    new = runs.succeed(task, step_id, result.computed, now(), admit, seconds=result.seconds)
                     if new is None:
                         return
                     new = await self._revisions.swap(task, new)
@@ -270,16 +254,20 @@ class Coordinator:
                 continue
             self.signs.forget(step_id)
             await self.go_on(new)
+            await self._release_waiting(new)
             await self.release(run.user, step.name, began)
             if not new.running:
                 await asyncio.to_thread(self._folder(new).clear, run_id)
             return
 
-    async def fail(self, task_id: int, run_id: str, step_id: str, attempt: int, error: str, *, committed: bool) -> None:
-        """End a run as failed, with the reason."""
-        await self._end(
-            task_id, run_id, step_id, lambda task: runs.fail(task, step_id, attempt, error, now(), committed=committed)
-        )
+    async def _fail(
+        self, task_id: int, run_id: str, step_id: str, result: StepFailed | Manifest, *, committed: bool
+    ) -> None:
+        def end(task: Task) -> Task | None:
+            attempt, error, seconds = result.attempt, result.error, result.seconds
+            return runs.fail(task, step_id, attempt, error, now(), committed=committed, seconds=seconds)
+
+        await self._end(task_id, run_id, step_id, end)
 
     async def _end(self, task_id: int, run_id: str, step_id: str, change: Callable[[Task], Task | None]) -> None:
         began = time.monotonic()
@@ -359,6 +347,7 @@ class Coordinator:
             return 0
         manifest = await self._close(task, run, step)
         new, revoked = runs.settle_cancel(task, step, manifest, now())
+        began = None if step.status is StepStatus.WAITING else time.monotonic()  # what waited had no place
         try:
             await self._revisions.swap(task, new)
         except Changed:
@@ -366,7 +355,7 @@ class Coordinator:
         else:
             self.signs.forget(step.id)
             await self.broker.tell(control_route(), Cancel(task_id=task.id, run_id=run.id, at=now()))
-            await self.release(run.user, step.name)
+            await self.release(run.user, step.name, began)
         if not revoked:
             raise Invalid("The task has just ended.")
         return revoked
@@ -396,3 +385,11 @@ class Coordinator:
 
     def _folder(self, task: Task) -> TaskDir:
         return self.root.task(task.id)
+
+
+def _held(task: Task) -> tuple[str, str] | None:
+    """Tell whose step of which name fair share holds back; None when it does not."""
+    step = task.run.current if task.run else None
+    if task.run is None or step is None or step.status is not StepStatus.WAITING:
+        return None
+    return task.run.user, step.name

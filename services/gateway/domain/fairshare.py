@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..storage import Tasks
+from ..storage import Changed, Tasks
 from .runs import Admit
 
 _TRUSTED_S: Final = 0.25  # how long a count is believed; counting anew for every step would cost more than the step
@@ -70,6 +70,9 @@ class FairShare:
         # writes of those who have a place need not wait for one another
         try:
             yield lambda name: name == step
+        except Changed:
+            lane.free += 1  # nothing was written
+            raise
         finally:
             lane.writing -= 1
 
@@ -88,7 +91,7 @@ class FairShare:
             lane.writing -= task_id is not None
 
     async def _take(self, lane: _Lane, user: str, step: str) -> bool:
-        if lane.free <= 0 or time.monotonic() - lane.counted > _TRUSTED_S:
+        if time.monotonic() - lane.counted > _TRUSTED_S:
             lane.counted = time.monotonic()
             writing = lane.writing  # one that ends meanwhile may be counted twice: too few for a moment, never too many
             lane.free = self._limit - writing - await self._tasks.released(user, step)
@@ -100,7 +103,7 @@ class FairShare:
     def freed(self, user: str, step: str, since: float) -> None:
         """Note that a step has ended; `since` is when its end began to be written, on the monotonic clock, seconds."""
         lane = self._lanes[user, step]
-        if lane.counted < since:  # else the count may have missed it already
+        if lane.counted < since:  # else the count may have missed it already; the next one will tell
             lane.free += 1
 
     def held(self, user: str, step: str, task_id: int) -> None:

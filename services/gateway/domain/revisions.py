@@ -41,10 +41,6 @@ class Revisions:
             self._latest[new.id] = new
         return new
 
-    async def current(self, task_id: int) -> Task | None:
-        """Give a task as it was last written from here, or else as the store holds it; None when there is none."""
-        return self._latest.get(task_id) or await self._tasks.get(task_id)
-
     async def change(self, task_id: int, run_id: str, change: Callable[[Task], Task | None]) -> Task | None:
         """Change a task, from what the store holds, as long as this is its run; None when nothing was changed."""
         for _ in range(_TRIES):

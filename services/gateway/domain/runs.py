@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.contracts import states
@@ -116,14 +116,21 @@ def _is_plain(value: object) -> bool:
     return value is not None
 
 
-def succeed(task: Task, step_id: str, computed: dict[str, Any], at: datetime, admit: Admit) -> Task | None:
+def _ended(step: RunStep, status: StepStatus, at: datetime, seconds: float) -> RunStep:
+    """End a step that was worked on for some seconds; of a quick one the start was never reported."""
+    return replace(step, status=status, started=step.started or at - timedelta(seconds=seconds), ended=at)
+
+
+def succeed(
+    task: Task, step_id: str, computed: dict[str, Any], at: datetime, admit: Admit, *, seconds: float = 0
+) -> Task | None:
     """The step has committed results. Whatever the attempt: there is one commit, and it counts."""
     found = _find(task, step_id)
     if found is None:
         return None
     run, step = found
     row = STEPS[step.name]
-    run = run.with_step(replace(step, status=StepStatus.DONE, started=step.started or at, ended=at))
+    run = run.with_step(_ended(step, StepStatus.DONE, at, seconds))
     kept = _drop_from(task, row.rank)
     if known := {key: value for key, value in computed.items() if _is_plain(value)}:
         kept[step.name] = known
@@ -134,7 +141,9 @@ def succeed(task: Task, step_id: str, computed: dict[str, Any], at: datetime, ad
     return replace(task, run=_turn(run, admit))
 
 
-def fail(task: Task, step_id: str, attempt: int, error: str, at: datetime, *, committed: bool) -> Task | None:
+def fail(
+    task: Task, step_id: str, attempt: int, error: str, at: datetime, *, committed: bool, seconds: float = 0
+) -> Task | None:
     """The step cannot succeed: the run ends, and results of earlier steps stay.
 
     Parameters
@@ -147,7 +156,7 @@ def fail(task: Task, step_id: str, attempt: int, error: str, at: datetime, *, co
         return None
     run, step = found
     row = STEPS[step.name]
-    run = run.with_step(replace(step, status=StepStatus.FAILED, started=step.started or at, ended=at))
+    run = run.with_step(_ended(step, StepStatus.FAILED, at, seconds))
     run = replace(_revoke(run, at), status="failed", ended=at)
     return replace(
         task,
@@ -237,7 +246,7 @@ def _with_commit(task: Task, step: RunStep, manifest: Manifest) -> Task:
     if opened is None:
         return task
     if manifest.outcome == "done":
-        taken = succeed(opened, step.id, manifest.computed, now(), lambda _: True)
+        taken = succeed(opened, step.id, manifest.computed, now(), lambda _: True, seconds=manifest.seconds)
     else:
-        taken = fail(opened, step.id, manifest.attempt, manifest.error, now(), committed=True)
+        taken = fail(opened, step.id, manifest.attempt, manifest.error, now(), committed=True, seconds=manifest.seconds)
     return taken or task
