@@ -5,7 +5,9 @@ one compiled loop that takes 0.1 s and agrees with it to a fraction of the quote
 STDPipe's (mean - 3 (mean - median), clipped; Pearson 1895), with two changes. Pixels of detected objects are left out,
 and what faint sources add, mean - median, is averaged over the nearest annuli, because in one of them it is nearly all
 noise: the variance of a mode of N pixels is 6.1 sigma²/N and that of this sky 1.1 sigma²/N. It shows in the scatter of
-faint stars. The error of the local sky counts in the quoted errors.
+faint stars. An annulus' own mean - median tells nothing more, in crowded fields neither: against the true sky of
+simulations with 9,300 to 15,000 stars per square degree, half of it makes the sky noisier by 2 %, all of it by 13 %.
+The error of the local sky counts in the quoted errors.
 """
 
 import math

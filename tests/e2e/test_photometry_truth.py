@@ -12,33 +12,35 @@ from shared.science.catalogs.mirror import COVERAGE_ORDER
 from shared.science.catalogs.sky import cone_cells
 from stdweb.sky import simulate, simulate_wide
 from tests.support.photometry import Bench
-from tests.support.photometry_truth import astrometric_rms_mas, compare, read_solution, table_by_mag
+from tests.support.photometry_truth import astrometric_rms_mas, compare, pooled, read_solution, table_by_mag
 
 
 @pytest.mark.parametrize(
-    ("size", "stars_per_deg2", "most"),
+    ("size", "stars_per_deg2", "seeds"),
     [
-        pytest.param(2048, None, 1.15, id="standard"),
-        # neighbours add to the scatter what no error of a single star knows: 1.23 at 17-18 mag
-        pytest.param(1536, 15_000, 1.25, id="crowded"),
+        pytest.param(2048, None, (11,), id="standard"),
+        # three, because a scatter of 180 stars, as one has at 17-18 mag, is uncertain by 9 %
+        pytest.param(1536, 15_000, (11, 12, 13), id="crowded"),
     ],
 )
-def test_field_against_truth(tmp_path: Path, size: int, stars_per_deg2: float | None, most: float) -> None:
+def test_field_against_truth(tmp_path: Path, size: int, stars_per_deg2: float | None, seeds: tuple[int, ...]) -> None:
     density = {} if stars_per_deg2 is None else {"stars_per_deg2": stars_per_deg2}
-    sky = simulate(tmp_path, size=size, seed=11, mirror_dir=tmp_path / "mirror", **density)
-    sky.image.rename(tmp_path / "image.fits")
-    bench = Bench(tmp_path, sky.mirror_dir)
-    computed = bench.run(bench.inspect())
-    assert computed["zp"] == pytest.approx(sky.aperture_zero_point_mag(computed["fwhm"]), abs=0.01)
-    assert computed["color_term"] == pytest.approx(-sky.color_term, abs=0.01)
-    assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), sky.wcs, size) < 8
-    rows = table_by_mag(
-        compare(Table.read(bench.work / "objects.parquet"), sky.truth), np.array([13, 15, 17, 18, 19, 20])
-    )
+    fields = []
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        sky = simulate(folder, size=size, seed=seed, mirror_dir=folder / "mirror", **density)
+        sky.image.rename(folder / "image.fits")
+        bench = Bench(folder, sky.mirror_dir)
+        computed = bench.run(bench.inspect())
+        assert computed["zp"] == pytest.approx(sky.aperture_zero_point_mag(computed["fwhm"]), abs=0.01)
+        assert computed["color_term"] == pytest.approx(-sky.color_term, abs=0.01)
+        assert astrometric_rms_mas(read_solution(bench.work / "image.wcs"), sky.wcs, size) < 8
+        fields.append(compare(Table.read(bench.work / "objects.parquet"), sky.truth))
+    rows = table_by_mag(pooled(fields), np.array([13, 15, 17, 18, 19, 20]))
     assert len(rows) == 5
     for row in rows:
         assert row["stars"] >= 50
-        assert row["high"] > 19 or row["ratio"] < most
+        assert row["high"] > 19 or row["ratio"] < 1.15
         assert row["error"] > 0.1 * 1.0857 or abs(row["bias"]) < 0.02
         assert row["found"] > 0.7
 

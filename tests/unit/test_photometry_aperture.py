@@ -109,6 +109,20 @@ def test_sky_of_a_crowded_field_is_right_and_nearly_as_sure_as_a_mean() -> None:
     assert one.fluxerr[0] == pytest.approx(found.fluxerr[0], rel=1e-6)
 
 
+def test_sky_follows_the_crowding_of_a_field() -> None:
+    rng = np.random.default_rng(7)
+    size, noise = 900, 20.0
+    image = rng.normal(300, noise, (size, size))
+    # faint sources as above, but on one half only, where they lift the mean by 0.9
+    rows, columns = rng.integers(1, (size - 1, size // 2), (3000, 2)).T
+    for row, column, peak in zip(rows, columns, rng.exponential(40.0, 3000), strict=True):
+        image[row - 1 : row + 2, column - 1 : column + 2] += peak
+    x, y = rng.uniform(40, size - 40, (2, 1500))
+    found = measure(image, x, y, rms=noise, radius_pix=4.0, annulus_pix=(19.0, 26.0), gain=1e9)
+    for half in (x < 0.4 * size, x > 0.6 * size):
+        assert np.median(found.sky[half]) == pytest.approx(300, abs=0.33)
+
+
 def test_flags_say_what_was_wrong() -> None:
     image = np.ones((60, 60))
     image[:, 40:] = np.nan
