@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from shared.contracts.rpc import RPCS
 from shared.contracts.steps import STEPS
 from shared.settings import PREFIX
 
@@ -22,6 +23,9 @@ _PROBE_S: Final = 3.0
 
 SERVICES: Final = tuple(dict.fromkeys(step.service for step in STEPS.values()))
 """The step services, in the order of the step table."""
+
+ANSWERING: Final = tuple(dict.fromkeys(rpc.service for rpc in RPCS.values() if rpc.service not in SERVICES))
+"""The services that do no steps, but answer at once."""
 
 
 def broker_node(state: StackState) -> RabbitNode:
@@ -94,6 +98,9 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
             f"{PREFIX}SLOTS": str(slots),
             f"{PREFIX}HEALTH_PORT": str(state.ports[service]),
         }
+        parts.append(_python(service, env, state.ports[service]))
+    for service in ANSWERING:
+        env = common | {f"{PREFIX}SLOTS": str(slots), f"{PREFIX}HEALTH_PORT": str(state.ports[service])}
         parts.append(_python(service, env, state.ports[service]))
     return parts
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from shared.broker.topology import STEPS_EXCHANGE, Route, topology
+from shared.contracts.rpc import RPCS, Rpc
 from shared.contracts.steps import STEPS, Step
-from stdweb.stack.components import SERVICES
+from stdweb.settings import StackState
+from stdweb.stack.components import ANSWERING, SERVICES
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +32,19 @@ def test_every_service_folder_can_be_started_and_has_a_row() -> None:
     assert folders == set(SERVICES)
     for service in folders:
         assert (ROOT / "services" / service / "__main__.py").exists()
+
+
+@pytest.mark.parametrize("rpc", RPCS.values(), ids=lambda rpc: rpc.name)
+def test_every_request_has_its_queue_and_a_service_that_runs(rpc: Rpc) -> None:
+    assert rpc.queue in {queue.name for queue in topology().queues}
+    assert rpc.service in (*SERVICES, *ANSWERING)
+    assert (ROOT / "services" / rpc.service / "__main__.py").exists()
+
+
+def test_every_service_of_the_local_stack_has_a_port(tmp_path: Path) -> None:
+    state = StackState.open(tmp_path)
+    state.choose_ports()
+    assert {*SERVICES, *ANSWERING} < state.ports.keys()
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=lambda step: step.name)

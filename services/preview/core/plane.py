@@ -13,6 +13,7 @@ _BAND_BYTES: Final = 1 << 20
 """A band that stays in the processor's cache while it is converted and summed up."""
 
 _MAX_BAND_ROWS: Final = 32
+_HALF_OF_ALL: Final = 2**63
 
 Bool = NDArray[np.bool_]
 Values = NDArray[np.floating[Any]]
@@ -46,7 +47,12 @@ class Plane:
         kind = ("f" if part.bitpix < 0 else "i" if part.bitpix > 8 else "u") + str(abs(part.bitpix) // 8)  # noqa: PLR2004
         rows, columns = part.shape
         stored = np.frombuffer(content, np.dtype(kind).newbyteorder(">"), rows * columns, part.offset)
-        return cls(stored.reshape(rows, columns), part.bscale, part.bzero, part.blank)
+        bzero, blank = part.bzero, part.blank
+        if part.bitpix == 64 and bzero == _HALF_OF_ALL:  # noqa: PLR2004
+            # unsigned: adding so much to a float would leave nothing of small values
+            stored, bzero = stored.astype(np.uint64) ^ np.uint64(_HALF_OF_ALL), 0.0
+            blank = None if blank is None else blank + _HALF_OF_ALL
+        return cls(stored.reshape(rows, columns), part.bscale, bzero, blank)
 
     @property
     def shape(self) -> tuple[int, int]:

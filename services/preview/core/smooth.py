@@ -1,12 +1,13 @@
 """Gaussian smoothing of images with pixels that have no value."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .plane import Values
+from .area import resample
+from .plane import Plane, Values
 
 _LARGE_PIX: Final = 8.0
 """From this sigma on a smaller picture is smoothed: there is nothing in the result that it could lose."""
@@ -42,10 +43,9 @@ def _blur(values: NDArray[np.float32], sigma_y: float, sigma_x: float) -> NDArra
 
     small_y, small_x = (_SMALL_PIX if sigma > _LARGE_PIX else sigma for sigma in (sigma_y, sigma_x))
     rows, columns = values.shape
-    size = max(1, round(columns * small_x / sigma_x)), max(1, round(rows * small_y / sigma_y))
-    if size == (columns, rows):
+    size = max(1, round(rows * small_y / sigma_y)), max(1, round(columns * small_x / sigma_x))
+    if size == values.shape:
         return np.asarray(gaussian_filter(values, (sigma_y, sigma_x), mode="nearest"), np.float32)
-    less = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
-    less = gaussian_filter(less, (sigma_y * size[1] / rows, sigma_x * size[0] / columns), mode="nearest")
-    more: Any = Image.fromarray(less).resize((columns, rows), Image.Resampling.BICUBIC)
-    return np.asarray(more)
+    less = resample(Plane(values), *size)
+    less = gaussian_filter(less, (sigma_y * size[0] / rows, sigma_x * size[1] / columns), mode="nearest")
+    return np.asarray(Image.fromarray(less).resize((columns, rows), Image.Resampling.BICUBIC))
