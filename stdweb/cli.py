@@ -38,7 +38,7 @@ app.command()(submit)
 app.command()(status)
 app.command()(get)
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Name = Annotated[str, typer.Argument(help="Name of the user")]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Group, made when missing; may be repeated")]
@@ -67,10 +67,15 @@ def user_set(
     name: Name,
     staff: Annotated[bool | None, typer.Option("--staff/--no-staff", help="Sees and edits every task")] = None,
     group: Groups = None,
+    no_groups: Annotated[bool, typer.Option("--no-groups", help="Takes all groups away")] = False,
     grant: Grants = None,
+    no_grants: Annotated[bool, typer.Option("--no-grants", help="Takes all grants away")] = False,
 ) -> None:
     """Change a user; groups and grants that are given replace those that were."""
-    _with_store(lambda admin: admin.set_user(name, is_staff=staff, groups=group, grants=grant))
+    groups, grants = _all_or_none("group", group, no_groups), _all_or_none("grant", grant, no_grants)
+    if staff is None and groups is None and grants is None:
+        raise typer.BadParameter("nothing to change; see --help for what can be")
+    _with_store(lambda admin: admin.set_user(name, is_staff=staff, groups=groups, grants=grants))
     console.print(f"Changed user {name}")
 
 
@@ -123,6 +128,13 @@ def preset_list() -> None:
     for preset in _with_store(lambda admin: admin.list_presets()):
         table.add_row(str(preset.id), preset.name, json.dumps(preset.config))
     console.print(table)
+
+
+def _all_or_none(option: str, given: list[str] | None, none: bool) -> list[str] | None:
+    """Give what was asked for; None leaves as it is."""
+    if given and none:
+        raise typer.BadParameter(f"either --{option} or --no-{option}s")
+    return [] if none else given or None
 
 
 def _password(from_stdin: bool) -> str:

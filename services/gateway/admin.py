@@ -56,16 +56,17 @@ class Admin:
         Raises
         ------
         Invalid
-            For a bad name or grant, or when there is such a user.
+            For a bad name, password or grant, or when there is such a user.
         """
         if not name or len(name) > _MAX_NAME or not name.isprintable() or "|" in name or name != name.strip():
             raise Invalid.field("name", f"1 to {_MAX_NAME} printable characters, without | and outer blanks")
+        _check_password(password)
         _check_names("groups", groups)
         _check_grants(grants)
         user = User(name, is_staff, frozenset(groups), frozenset(grants))
         await self._users.make_groups(groups)
         try:
-            await self._users.add(user, await self._auth.hash(password) if password else None, now())
+            await self._users.add(user, await self._auth.hash(password) if password is not None else None, now())
         except Duplicate:
             raise Invalid.field("name", f"there is a user {name!r} already") from None
         return user
@@ -79,24 +80,24 @@ class Admin:
         grants: Collection[str] | None = None,
     ) -> User:
         """Change a user; None leaves as it is. Effective within 5 s."""
+        await self._known(name)
         fields: dict[str, Any] = {}
         if is_staff is not None:
             fields["is_staff"] = is_staff
+        if grants is not None:
+            _check_grants(grants)
+            fields["grants"] = sorted(set(grants))
         if groups is not None:
             _check_names("groups", groups)
             await self._users.make_groups(groups)
             fields["groups"] = sorted(set(groups))
-        if grants is not None:
-            _check_grants(grants)
-            fields["grants"] = sorted(set(grants))
         if fields:
             await self._users.change(name, **fields)
         return await self._known(name)
 
     async def set_password(self, name: str, password: str) -> None:
         """Set a password; tokens stay valid."""
-        if not password:
-            raise Invalid.field("password", "may not be empty")
+        _check_password(password)
         await self._known(name)
         await self._users.change(name, password=await self._auth.hash(password))
 
@@ -129,6 +130,11 @@ class Admin:
         if user is None:
             raise Invalid.field("name", f"there is no user {name!r}")
         return user
+
+
+def _check_password(password: str | None) -> None:
+    if password == "":
+        raise Invalid.field("password", "may not be empty")
 
 
 def _check_names(field: str, names: Collection[str]) -> None:
