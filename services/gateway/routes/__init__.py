@@ -4,13 +4,14 @@ from collections import defaultdict
 
 from aiohttp import web
 
-from . import auth, files, health, process, queue, reference, tasks
+from . import auth, files, health, previews, process, queue, reference, tasks
 
 
 def add_routes(app: web.Application) -> None:
     """Register every route, with and without its trailing slash."""
-    for module in (auth, tasks, process, files, queue, reference, health):
-        for method, path, handler in module.ROUTES:
+    for module in (auth, tasks, process, files, previews, queue, reference, health):
+        for operation in module.ROUTES:
+            method, path, handler = operation.method, operation.path, operation.handler
             takes_the_rest = ":" in path  # slashes included
             for each in [path] if takes_the_rest else [path, path + "/"]:
                 if method == "GET":

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ..keys import AUTH
+from .operation import Operation
 from .replies import read_fields, reply
 
 
@@ -12,4 +13,4 @@ async def token(request: web.Request) -> web.Response:
     return reply({"token": await request.app[AUTH].login(fields.get("username"), fields.get("password"))})
 
 
-ROUTES = (("POST", "/api/auth/token", token),)
+ROUTES = (Operation("POST", "/api/auth/token", token),)

@@ -15,6 +15,7 @@ from shared.taskdir import Entry
 from .. import errors
 from ..domain.errors import Invalid, Missing
 from ..keys import FILES, REQUEST_ID, TASKS, USER
+from .operation import Operation
 from .replies import iso, reply, task_id_of
 from .uploads import received
 
@@ -122,9 +123,9 @@ async def delete(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("GET", "/api/tasks/{id}/files", get),
-    ("DELETE", "/api/tasks/{id}/files", delete),
-    ("GET", "/api/tasks/{id}/files/{path:.+}", get),
-    ("POST", "/api/tasks/{id}/files/{path:.+}", put),
-    ("DELETE", "/api/tasks/{id}/files/{path:.+}", delete),
+    Operation("GET", "/api/tasks/{id}/files", get),
+    Operation("DELETE", "/api/tasks/{id}/files", delete),
+    Operation("GET", "/api/tasks/{id}/files/{path:.+}", get),
+    Operation("POST", "/api/tasks/{id}/files/{path:.+}", put),
+    Operation("DELETE", "/api/tasks/{id}/files/{path:.+}", delete),
 )

@@ -7,6 +7,7 @@ from aiohttp import web
 from shared.metrics import exposition
 
 from ..keys import BROKER, LISTENING, STORE
+from .operation import Operation
 from .replies import reply
 
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,7 +36,7 @@ async def metrics(_: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("GET", "/healthz", healthz),
-    ("GET", "/readyz", readyz),
-    ("GET", "/metrics", metrics),
+    Operation("GET", "/healthz", healthz),
+    Operation("GET", "/readyz", readyz),
+    Operation("GET", "/metrics", metrics),
 )

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from ..domain.errors import Invalid
 from ..keys import COORDINATOR, TASKS, USER
+from .operation import Operation
 from .replies import read_fields, reply, task_id_of
 
 
@@ -29,6 +30,6 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("POST", "/api/tasks/{id}/process", process),
-    ("POST", "/api/tasks/{id}/cancel", cancel),
+    Operation("POST", "/api/tasks/{id}/process", process),
+    Operation("POST", "/api/tasks/{id}/cancel", cancel),
 )

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ..keys import QUEUE, USER
+from .operation import Operation
 from .replies import reply
 
 
@@ -22,7 +23,7 @@ async def terminate(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("GET", "/api/queue", index),
-    ("GET", "/api/queue/{id}", detail),
-    ("POST", "/api/queue/{id}/terminate", terminate),
+    Operation("GET", "/api/queue", index),
+    Operation("GET", "/api/queue/{id}", detail),
+    Operation("POST", "/api/queue/{id}/terminate", terminate),
 )

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from shared.contracts.bands import CATALOGS, FILTERS, TEMPLATES
 
 from ..domain.errors import Missing
+from .operation import Operation
 from .replies import reply
 
 
@@ -33,6 +34,6 @@ async def table(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("GET", "/api/reference", index),
-    ("GET", "/api/reference/{table}", table),
+    Operation("GET", "/api/reference", index),
+    Operation("GET", "/api/reference/{table}", table),
 )

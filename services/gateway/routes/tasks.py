@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ..domain.errors import Invalid
 from ..keys import TASKS, USER
+from .operation import Operation
 from .replies import full, listed, read_fields, reply, task_id_of
 from .uploads import received
 
@@ -83,11 +84,11 @@ async def delete(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    ("GET", "/api/tasks", index),
-    ("POST", "/api/tasks", create),
-    ("GET", "/api/tasks/{id}", detail),
-    ("POST", "/api/tasks/{id}", change),
-    ("PATCH", "/api/tasks/{id}", change),
-    ("DELETE", "/api/tasks/{id}", delete),
-    ("GET", "/api/tasks/{id}/state", state),
+    Operation("GET", "/api/tasks", index),
+    Operation("POST", "/api/tasks", create),
+    Operation("GET", "/api/tasks/{id}", detail),
+    Operation("POST", "/api/tasks/{id}", change),
+    Operation("PATCH", "/api/tasks/{id}", change),
+    Operation("DELETE", "/api/tasks/{id}", delete),
+    Operation("GET", "/api/tasks/{id}/state", state),
 )
