@@ -1,0 +1,131 @@
+"""The REST API: the form of its errors, methods that work everywhere, health."""
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from services.gateway.app import Runner, build_app
+from services.gateway.storage import Store
+from shared.broker.memory import MemoryBroker
+from shared.settings import GatewaySettings
+from tests.support.gateway import Client, Gateway, gateway
+from tests.support.store import embedded_store, free_port, mongo_url
+
+__all__ = ["embedded_store", "mongo_url"]
+
+
+@pytest.fixture
+async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with gateway(mongo_url, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def ann(site: Gateway) -> AsyncIterator[Client]:
+    async with site.client("ann", groups=["survey"]) as client:
+        yield client
+
+
+async def raw(site: Gateway, request: bytes) -> tuple[bytes, dict]:
+    where = urlsplit(site.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, json.loads(body)
+
+
+async def test_every_error_is_json(site: Gateway, ann: Client) -> None:
+    for method, path, expected in (
+        ("GET", "/nothing/", 404),
+        ("PUT", "/tasks/", 405),
+        ("GET", "/tasks/x/", 404),
+        ("GET", "/tasks/99999999999999999999/", 404),
+        ("GET", "/reference/nothing/", 404),
+    ):
+        async with ann.session.request(method, site.url + path, headers={"Accept": "text/html"}) as response:
+            assert response.status == expected
+            answer = await response.json()
+            assert answer["detail"]
+            assert answer["request_id"] == response.headers["X-Request-ID"]
+    task = await ann.new_task()
+    for options, expected in (
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+        ({"json": [1]}, 400),
+        ({"data": b"<a/>", "headers": {"Content-Type": "text/xml"}}, 415),
+        ({"data": b"[" * 2_000_000, "headers": {"Content-Type": "application/json"}}, 413),
+        ({"data": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400),
+    ):
+        for method, path in (("PATCH", f"/tasks/{task}/"), ("POST", "/tasks/")):
+            body = {"data": io.BytesIO(options["data"])} if "data" in options else {}
+            assert (await ann.call(method, path, **{**options, **body}))[0] == expected, options
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_gets_json_too(site: Gateway, request_bytes: bytes) -> None:
+    head, body = await raw(site, request_bytes)
+    assert head.split()[1] == b"400"
+    assert b"application/json" in head
+    assert body["detail"]
+
+
+async def test_head_and_options_work_where_get_does(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    for path in (
+        "/tasks/",
+        f"/tasks/{task}/",
+        f"/tasks/{task}/state",
+        f"/tasks/{task}/files/",
+        "/queue/",
+        "/reference/",
+    ):
+        for method in ("HEAD", "OPTIONS"):
+            status, _ = await ann.call(method, path, headers={"Accept": "image/png"})
+            assert status == 200, (method, path)
+
+
+async def test_a_store_that_is_away_is_503_soon(tmp_path: Path) -> None:
+    url = f"mongodb://127.0.0.1:{free_port()}/none"
+    settings = GatewaySettings(amqp_url="amqp://unused", mongo_url=url, data_dir=tmp_path)
+    runner = Runner(build_app(settings, Store(url), MemoryBroker()), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        async with aiohttp.ClientSession(headers={"Authorization": "Token abc"}) as session:
+            began = time.monotonic()
+            async with session.get(f"http://127.0.0.1:{port}/api/tasks/") as response:
+                assert response.status == 503
+                assert int(response.headers["Retry-After"]) > 0
+                assert (await response.json())["detail"] == "The store is away; try again later."
+            assert time.monotonic() - began < 5
+            async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                assert (response.status, (await response.json())["store"]) == (503, "away")
+    finally:
+        await runner.cleanup()
+
+
+async def test_health_and_metrics(site: Gateway, ann: Client) -> None:
+    root = site.url.removesuffix("/api")
+    async with aiohttp.ClientSession() as session:
+        for path in ("/healthz", "/readyz"):
+            async with session.get(root + path) as response:
+                assert (response.status, (await response.json())["status"]) == (200, "ok")
+        async with session.get(root + "/metrics") as response:
+            assert "stdweb_request_seconds_count" in await response.text()
