@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -263,3 +264,40 @@ async def test_no_file_lies_below_a_file(site: Gateway, ann: Client) -> None:
         status, answer = await ann.call("POST", f"/tasks/{task}/files/{path}", data=form)
         assert (status, "name" in answer["detail"]) == (404, True)
     assert (site.data_dir / "tasks" / str(task) / "image.fits").is_file()
+
+
+async def test_a_commit_that_is_not_visible_yet_is_waited_for(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    await ann.ended(task)
+    results = folder(site, task).path / ".results"
+    (commit,) = (path for path in results.iterdir() if path.name.endswith("-inspect"))
+    # as another host's client of a network file system may see it: without a file, without the whole
+    for place in (commit / "inspect.log", commit):
+        hidden = place.rename(results / ".hidden")
+        began = time.monotonic()
+        asked = asyncio.create_task(ann.ok("GET", f"/tasks/{task}/files/inspect.log"))
+        done, _ = await asyncio.wait({asked}, timeout=0.5)
+        assert not done
+        hidden.rename(place)
+        assert (await asked).startswith("inspect")
+        assert time.monotonic() - began < 3
+    # what no commit holds is not waited for
+    for path in ("nothing.txt", "inspect.log/x", "targets/a", ".results"):
+        began = time.monotonic()
+        assert (await ann.call("GET", f"/tasks/{task}/files/{path}"))[0] == 404, path
+        assert time.monotonic() - began < 1
+    (commit / "inspect.log").unlink()
+    began = time.monotonic()
+    assert (await ann.call("GET", f"/tasks/{task}/files/inspect.log"))[0] == 404
+    assert 4 < time.monotonic() - began < 8
+
+
+async def test_results_that_a_new_image_hides_are_not_waited_for(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    await ann.ended(task)
+    assert (await put(ann, task, "image.fits", b"another"))[0] == 201
+    began = time.monotonic()
+    assert (await ann.call("GET", f"/tasks/{task}/files/inspect.log"))[0] == 404
+    assert time.monotonic() - began < 1

@@ -2,18 +2,26 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.taskdir import BadName, Entry, NotFound, TasksRoot, safe_parts
+from shared.taskdir import BadName, Commit, Entry, NotFound, TaskDir, TasksRoot, safe_parts, visible
 
-from ..model import Task
+from ..model import Task, now
 from .errors import Conflict, Missing, NotAllowed
 from .images import IMAGE, Images
 
 INPUTS: Final = frozenset({IMAGE, "custom_mask.fits", "custom_template.fits", "custom_template_mask.fits"})
+
+_PATIENCE_S: Final = 5.0
+_LOOK_EVERY_S: Final = 0.2
+_SETTLED: Final = timedelta(seconds=60)
+"""An NFS client may go on using what it knows of a folder for that long (`acdirmax`)."""
 
 
 def _outputs() -> Iterator[str]:
@@ -37,6 +45,27 @@ def _below_a_file(path: str) -> bool:
     return bool(rest) and first in _GUARDED and first not in _FOLDERS
 
 
+def _promised(folder: TaskDir, task: Task, path: str) -> bool:
+    """Tell whether a commit of the last minute holds that file, or may hold it and cannot be seen yet."""
+    try:
+        name = "/".join(safe_parts(path))
+    except BadName:
+        return False
+    fresh = {
+        Commit(step.seq, STEPS[step.name].rank, step.name): step
+        for step in (task.run.steps if task.run else ())
+        if step.status in {StepStatus.DONE, StepStatus.FAILED} and step.ended and now() - step.ended < _SETTLED
+    }
+    for commit in visible({*fresh, *folder.commits()}):
+        if commit in fresh:
+            manifest = folder.manifest(commit)
+            # a step may fail without a commit, and ends as done only with one
+            unseen = manifest is None and fresh[commit].status is StepStatus.DONE
+            if unseen or (manifest is not None and any(file.name == name for file in manifest.files)):
+                return True
+    return False
+
+
 class Files:
     """Access to the files of tasks; the caller has checked that the user may."""
 
@@ -47,16 +76,25 @@ class Files:
     async def open(self, task: Task, path: str) -> int:
         """Open a file for reading; the caller closes the descriptor.
 
+        On a shared volume a commit may be visible here a little later than the report of it: what it holds is waited
+        for, up to 5 s.
+
         Raises
         ------
         Missing
             When there is no such file, or the path leads out of the task's folder.
         """
-        try:
-            fd, _ = await asyncio.to_thread(self._root.task(task.id).open, path)
-        except NotFound:
-            raise Missing("There is no such file.") from None
-        return fd
+        folder = self._root.task(task.id)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fd, _ = await asyncio.to_thread(folder.open, path)
+            except NotFound:
+                if time.monotonic() > deadline or not await asyncio.to_thread(_promised, folder, task, path):
+                    raise Missing("There is no such file.") from None
+            else:
+                return fd
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def list(self, task: Task, path: str) -> list[Entry] | None:
         """List a folder; None when it is none."""
