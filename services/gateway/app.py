@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 
@@ -18,13 +20,15 @@ from .domain.auth import Auth
 from .domain.coordinator import Coordinator
 from .domain.files import Files
 from .domain.images import Images
+from .domain.previews import Previews
 from .domain.queue import QueueService
 from .domain.signs import Signs
 from .domain.tasks import TaskService
 from .listener import Listener
 from .middlewares import answer_errors, authenticate, error_response
+from .openapi import describe
 from .reconcile import Reconciler
-from .routes import add_routes
+from .routes import OPERATIONS, add_routes
 from .storage import Store, StoreAway, Tasks, Users
 
 _PREPARE_AGAIN_S = 1.0
@@ -56,8 +60,11 @@ def build_app(
     app[keys.COORDINATOR] = coordinator
     app[keys.TASKS] = TaskService(tasks, users, root, coordinator)
     app[keys.FILES] = Files(root, images)
+    app[keys.PREVIEWS] = Previews(root, settings.data_dir, broker)
     app[keys.QUEUE] = QueueService(tasks, coordinator, signs)
     app[keys.LISTENING] = asyncio.Event()
+    app[keys.VERSION] = importlib.metadata.version("stdweb")
+    app[keys.DESCRIPTION] = json.dumps(describe(OPERATIONS, app[keys.VERSION])).encode()
     add_routes(app)
     listener = Listener(broker, coordinator)
     reconciler = Reconciler(settings, tasks, root, coordinator, images)

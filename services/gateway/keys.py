@@ -12,6 +12,7 @@ from shared.taskdir import TasksRoot
 from .domain.auth import Auth
 from .domain.coordinator import Coordinator
 from .domain.files import Files
+from .domain.previews import Previews
 from .domain.queue import QueueService
 from .domain.tasks import TaskService
 from .model import User
@@ -24,8 +25,12 @@ ROOT: Final = web.AppKey("root", TasksRoot)
 AUTH: Final = web.AppKey("auth", Auth)
 TASKS: Final = web.AppKey("tasks", TaskService)
 FILES: Final = web.AppKey("files", Files)
+PREVIEWS: Final = web.AppKey("previews", Previews)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)
+VERSION: Final = web.AppKey("version", str)
+DESCRIPTION: Final = web.AppKey("description", bytes)
+"""The description of the API, as it is sent."""
 LISTENING: Final = web.AppKey("listening", asyncio.Event)
 """Set when the gateway takes messages from the broker for the first time."""
 

@@ -51,7 +51,7 @@ class PreviewOptions(PictureOptions):
     qmax: float = Field(
         99.5, ge=0, le=100, validate_default=True, description="Percentile that gets the last colour; above qmin"
     )
-    r0: float = Field(0, ge=0, le=100, description="Gaussian smoothing before display, sigma in pixels of the image")
+    r0: float = Field(0.0, ge=0, le=100, description="Gaussian smoothing before display, sigma in pixels of the image")
 
     @field_validator("qmax")
     @classmethod

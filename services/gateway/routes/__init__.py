@@ -1,23 +1,29 @@
 """Routes: parse, call the domain, reply."""
 
 from collections import defaultdict
+from typing import Final
 
 from aiohttp import web
 
-from . import auth, files, health, previews, process, queue, reference, tasks
+from . import auth, description, files, health, previews, process, queue, reference, tasks
+
+OPERATIONS: Final = tuple(
+    operation
+    for module in (auth, tasks, process, files, previews, queue, reference, health, description)
+    for operation in module.ROUTES
+)
 
 
 def add_routes(app: web.Application) -> None:
     """Register every route, with and without its trailing slash."""
-    for module in (auth, tasks, process, files, previews, queue, reference, health):
-        for operation in module.ROUTES:
-            method, path, handler = operation.method, operation.path, operation.handler
-            takes_the_rest = ":" in path  # slashes included
-            for each in [path] if takes_the_rest else [path, path + "/"]:
-                if method == "GET":
-                    app.router.add_get(each, handler, allow_head=True)
-                else:
-                    app.router.add_route(method, each, handler)
+    for operation in OPERATIONS:
+        method, path, handler = operation.method, operation.path, operation.handler
+        takes_the_rest = ":" in path  # slashes included
+        for each in [path] if takes_the_rest else [path, path + "/"]:
+            if method == "GET":
+                app.router.add_get(each, handler, allow_head=True)
+            else:
+                app.router.add_route(method, each, handler)
     _add_options(app)
 
 

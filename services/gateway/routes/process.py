@@ -1,18 +1,51 @@
 """Running a task, and stopping it."""
 
-from aiohttp import web
+from typing import Annotated, Final
 
+from aiohttp import web
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from shared.contracts.steps import STEPS
+
+from ..domain import config as configs
 from ..domain.errors import Invalid
 from ..keys import COORDINATOR, TASKS, USER
-from .operation import Operation
+from .operation import Operation, check
 from .replies import read_fields, reply, task_id_of
+from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName
+
+_STEPS: Final = {
+    "type": "array",
+    "items": {"type": "string", "enum": list(STEPS)},
+    "minItems": 1,
+    "maxItems": configs.MAX_STEPS,
+    "examples": [["inspect", "photometry"]],
+}
+
+
+class Start(Fields):
+    """What to run."""
+
+    steps: Annotated[list[str], BeforeValidator(configs.step_names), WithJsonSchema(_STEPS)] = Field(
+        None, validate_default=True, description="In the order in which they run"
+    )
+    config: ConfigChange = Field({}, description="Merged into the task's config first; null removes a key")
+
+
+class Started(Answer):
+    """A run that has begun."""
+
+    id: int
+    state: str
+    celery_id: str = Field(description="Id of the chain")
+    steps: list[StepName]
 
 
 async def process(request: web.Request) -> web.Response:
     """Start a run."""
     task = await request.app[TASKS].for_edit(task_id_of(request), request[USER])
-    fields = await read_fields(request)
-    task = await request.app[COORDINATOR].process(task, request[USER], fields.get("steps"), fields.get("config"))
+    start = check(Start, await read_fields(request))
+    task = await request.app[COORDINATOR].process(task, request[USER], start.steps, start.config)
     run = task.run
     if run is None:
         raise Invalid("The task is not running.")
@@ -30,6 +63,6 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("POST", "/api/tasks/{id}/process", process),
-    Operation("POST", "/api/tasks/{id}/cancel", cancel),
+    Operation("POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,)),
+    Operation("POST", "/api/tasks/{id}/cancel", cancel, reply=Cancelled, errors=(400,)),
 )

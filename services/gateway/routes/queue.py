@@ -5,6 +5,7 @@ from aiohttp import web
 from ..keys import QUEUE, USER
 from .operation import Operation
 from .replies import reply
+from .schemas import StepDetail, StepRow, Terminated
 
 
 async def index(request: web.Request) -> web.Response:
@@ -23,7 +24,7 @@ async def terminate(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("GET", "/api/queue", index),
-    Operation("GET", "/api/queue/{id}", detail),
-    Operation("POST", "/api/queue/{id}/terminate", terminate),
+    Operation("GET", "/api/queue", index, reply=list[StepRow]),
+    Operation("GET", "/api/queue/{id}", detail, reply=StepDetail),
+    Operation("POST", "/api/queue/{id}/terminate", terminate, reply=Terminated, errors=(400,)),
 )

@@ -6,11 +6,12 @@ from typing import Final
 from aiohttp import web
 from pydantic import BaseModel
 
-from shared.contracts.bands import CATALOGS, FILTERS, TEMPLATES
+from shared.contracts.bands import CATALOGS, FILTERS, TEMPLATES, Band, Catalog, Template
 
 from ..domain.errors import Missing
 from .operation import Operation
 from .replies import reply
+from .schemas import Answer
 
 
 def _table(rows: Mapping[str, BaseModel]) -> dict[str, object]:
@@ -18,6 +19,14 @@ def _table(rows: Mapping[str, BaseModel]) -> dict[str, object]:
 
 
 _TABLES: Final = {"filters": _table(FILTERS), "catalogs": _table(CATALOGS), "templates": _table(TEMPLATES)}
+
+
+class Codes(Answer):
+    """Codes of everything, in the order in which to offer them."""
+
+    filters: list[str]
+    catalogs: list[str]
+    templates: list[str]
 
 
 async def index(_: web.Request) -> web.Response:
@@ -34,6 +43,12 @@ async def table(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("GET", "/api/reference", index),
-    Operation("GET", "/api/reference/{table}", table),
+    Operation("GET", "/api/reference", index, reply=Codes, public=True),
+    Operation(
+        "GET",
+        "/api/reference/{table}",
+        table,
+        reply=dict[str, Band] | dict[str, Catalog] | dict[str, Template],
+        public=True,
+    ),
 )

@@ -1,0 +1,70 @@
+"""Pictures of the files of a task."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from shared.contracts.preview import CONTENT_TYPES, CutoutOptions, PictureOptions, PreviewOptions
+
+from ..domain.errors import Invalid
+from ..domain.previews import Source, key_of
+from ..keys import PREVIEWS, REQUEST_ID, TASKS, USER
+from .operation import Operation
+from .replies import task_id_of
+
+Options = TypeVar("Options", bound=PictureOptions)
+
+
+def options_of(kind: type[Options], query: Mapping[str, str]) -> Options:
+    """Read the options of a picture; unknown ones are ignored.
+
+    Raises
+    ------
+    Invalid
+        Naming those with a bad value.
+    """
+    try:
+        return kind.model_validate({name: query[name] for name in kind.model_fields if name in query})
+    except ValidationError as error:
+        fields = {str(one["loc"][0]): [one["msg"]] for one in error.errors()}
+        text = "; ".join(f"{name}: {messages[0]}" for name, messages in fields.items())
+        raise Invalid(text, fields) from None
+
+
+async def send(request: web.Request, source: Source, options: PictureOptions) -> web.Response:
+    """Answer with a picture, or tell that the client has it already."""
+    tags = {tag.value for tag in request.if_none_match or ()}
+    if tags & {"*", key_of(source, options)}:
+        response = web.Response(status=304)
+        response.etag = key_of(source, options)
+        return response
+    key, picture = await request.app[PREVIEWS].picture(source, options, request[REQUEST_ID])
+    response = web.Response(body=picture, content_type=CONTENT_TYPES[options.format])
+    response.etag = key
+    response.headers["Cache-Control"] = "private, no-cache"  # to be asked for again, by its tag
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+async def _show(request: web.Request, kind: type[PictureOptions]) -> web.Response:
+    task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
+    options = options_of(kind, request.query)
+    return await send(request, await request.app[PREVIEWS].source(task, request.match_info["path"]), options)
+
+
+async def preview(request: web.Request) -> web.Response:
+    """Send the picture of an image."""
+    return await _show(request, PreviewOptions)
+
+
+async def cutout(request: web.Request) -> web.Response:
+    """Send the picture of a cutout."""
+    return await _show(request, CutoutOptions)
+
+
+ROUTES = (
+    Operation("GET", "/api/tasks/{id}/preview/{path:.+}", preview),
+    Operation("GET", "/api/tasks/{id}/cutout/{path:.+}", cutout),
+)
