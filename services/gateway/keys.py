@@ -14,6 +14,7 @@ from .domain.coordinator import Coordinator
 from .domain.files import Files
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.sessions import Sessions
 from .domain.tasks import TaskService
 from .model import User
 from .storage import Store
@@ -23,6 +24,7 @@ STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey("broker", Broker)
 ROOT: Final = web.AppKey("root", TasksRoot)
 AUTH: Final = web.AppKey("auth", Auth)
+SESSIONS: Final = web.AppKey("sessions", Sessions)
 TASKS: Final = web.AppKey("tasks", TaskService)
 FILES: Final = web.AppKey("files", Files)
 PREVIEWS: Final = web.AppKey("previews", Previews)
@@ -35,4 +37,6 @@ LISTENING: Final = web.AppKey("listening", asyncio.Event)
 """Set when the gateway takes messages from the broker for the first time."""
 
 USER: Final = web.RequestKey("user", User)
+SESSION: Final = web.RequestKey("session", str)
+"""Id of the session, when the cookie says who calls."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)

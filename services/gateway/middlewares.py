@@ -14,12 +14,18 @@ from prometheus_client import Histogram
 from shared.metrics import REGISTRY
 
 from . import errors
-from .domain.errors import Refused
-from .keys import AUTH, REQUEST_ID, USER
+from .domain.errors import Refused, TooMany, Unauthenticated
+from .domain.sessions import check_csrf, check_origin
+from .keys import AUTH, REQUEST_ID, SESSION, SESSIONS, SETTINGS, USER
+from .model import User
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-PUBLIC: Final = re.compile(r"/healthz|/readyz|/metrics|/api/auth/token/?|/api/reference(/.*)?")
+PUBLIC: Final = re.compile(
+    r"/healthz|/readyz|/metrics|/api/auth/(token|login)/?|/api/reference(/.*)?|/api/schema/?|/api/docs(/.*)?"
+)
+SESSION_COOKIE: Final = "sessionid"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 
 REQUESTS: Final = Histogram(
@@ -84,7 +90,10 @@ def _explain(request: web.Request, error: Exception, request_id: str) -> web.Res
     if isinstance(error, Refused):
         if error.__cause__ is not None:
             log.warning("request refused", method=request.method, path=request.path, cause=repr(error.__cause__))
-        return error_response(status, request_id, error.detail, error.errors)
+        response = error_response(status, request_id, error.detail, error.errors)
+        if isinstance(error, TooMany):
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
     if isinstance(error, ConnectionError) and request.transport is None:
         log.info("client went away", method=request.method, path=request.path)
         return error_response(400, request_id, errors.DAMAGED)
@@ -98,5 +107,18 @@ def _explain(request: web.Request, error: Exception, request_id: str) -> web.Res
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Find out who calls, except where anybody may."""
     if not PUBLIC.fullmatch(request.path):
-        request[USER] = await request.app[AUTH].user(request.headers.get("Authorization"))
+        header = request.headers.get("Authorization")
+        request[USER] = await (request.app[AUTH].user(header) if header else _by_session(request))
     return await handler(request)
+
+
+async def _by_session(request: web.Request) -> User:
+    session_id = request.cookies.get(SESSION_COOKIE)
+    if not session_id:
+        raise Unauthenticated("Authentication credentials were not provided.")
+    user = await request.app[SESSIONS].user(session_id)
+    if request.method not in _SAFE:
+        check_origin(request.headers.get("Origin"), request.host, request.app[SETTINGS].site_url)
+        check_csrf(session_id, request.headers.get("X-CSRFToken", ""))
+    request[SESSION] = session_id
+    return user

@@ -210,7 +210,7 @@ async def test_a_start_beside_an_edit_is_not_refused(site: Gateway, ann: Client)
     before = await coordinator.tasks.get(task_id)
     await ann.ok("PATCH", f"/tasks/{task_id}/", json={"config": {"sn": 3}})
     user = await site.app[keys.AUTH].user(ann.session.headers["Authorization"])
-    started = await coordinator.process(before, user, ["inspect"], None)
+    started = await coordinator.process(before, user, ["inspect"], {})
     assert (started.running, started.asked) == (True, {"sn": 3})
     assert (await ann.ended(task_id))["state"] == "inspect_done"
 

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -43,20 +43,18 @@ class Coordinator:
 
     # ---- starting
 
-    async def process(self, task: Task, user: User, names: object, config: object) -> Task:
-        """Start a run of the named steps.
+    async def process(self, task: Task, user: User, steps: list[str], change: dict[str, Any]) -> Task:
+        """Start a run of the named steps, after a change of the config.
 
         Raises
         ------
         Invalid
-            For no steps, an unknown step, a bad config value.
+            For a bad config value.
         Conflict
             When a run is active, or the image is just being changed.
         Unavailable
             When the broker is away; nothing is queued and nothing changed then.
         """
-        steps = configs.step_names(names)
-        change = configs.parse(config)
         if task.running:
             raise Conflict("The task is running; wait for its end, or cancel it.")
         if task.pending:
@@ -77,7 +75,7 @@ class Coordinator:
             seen = await self.tasks.get(task.id)
             if seen is None:
                 raise Missing(f"There is no task {task.id}.") from None
-            return await self.process(seen, user, names, config)
+            return await self.process(seen, user, steps, change)
         await self._release_waiting(started)
         return await self._announce(task, started)
 

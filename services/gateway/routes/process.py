@@ -27,7 +27,7 @@ class Start(Fields):
     """What to run."""
 
     steps: Annotated[list[str], BeforeValidator(configs.step_names), WithJsonSchema(_STEPS)] = Field(
-        None, validate_default=True, description="In the order in which they run"
+        description="In the order in which they run"
     )
     config: ConfigChange = Field({}, description="Merged into the task's config first; null removes a key")
 

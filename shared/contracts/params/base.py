@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from ..bands import CATALOGS, FILTERS, band_of
 
@@ -56,7 +56,19 @@ def _catalog(value: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(max_length=4096), BeforeValidator(_blank_to_none)]
-BandCode = Annotated[str, StringConstraints(max_length=64), AfterValidator(_band)]
-CatalogCode = Annotated[str, StringConstraints(max_length=64), AfterValidator(_catalog)]
+BandCode = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_band),
+    WithJsonSchema(
+        {"type": "string", "enum": [name for code, band in FILTERS.items() for name in (code, *band.aliases)]}
+    ),
+]
+CatalogCode = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_catalog),
+    WithJsonSchema({"type": "string", "enum": list(CATALOGS)}),
+]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 Magnitude = Annotated[float, Field(ge=-50, le=50)]

@@ -1,0 +1,201 @@
+"""The description of the API, OpenAPI 3.1, made of the routes and of the models that check requests."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pydantic import BaseModel, TypeAdapter
+
+from shared.contracts.params import MAX_KEY_LENGTH
+from shared.contracts.steps import STEPS
+
+from .routes.operation import JSON, Operation
+from .routes.schemas import Problem
+
+_PARAMETER: Final = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
+_WORD: Final = re.compile(r"(?<!:)\b[a-z_]+")
+_REF: Final = "#/components/schemas/{model}"
+_MEANING: Final = {
+    400: "Bad input; `errors` names the fields",
+    401: "No login, or one that is not known",
+    403: "Not for the caller",
+    404: "Does not exist",
+    405: "Never allowed here",
+    409: "Not now: the task is running, or its image is being changed",
+    412: "The file is not the one that the request asks for",
+    413: "Too large",
+    415: "A body of a kind that is not understood",
+    416: "The file has no such range",
+    429: "Too many attempts; see Retry-After",
+    500: "Internal error",
+    503: "Something that the request needs is away; see Retry-After",
+}
+_ABOUT: Final = {"title", "description", "default", "x-steps", "anyOf"}
+_PATH: Final[dict[str, dict[str, Any]]] = {
+    "path": {"type": "string", "minLength": 1, "description": "Name, relative; slashes need no escape"},
+    "table": {"type": "string", "enum": ["filters", "catalogs", "templates"]},
+}
+_TASK_ID: Final = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+_DESCRIPTION: Final = (
+    "Upload FITS images, run inspect, photometry and the search for transients on them, fetch the results. "
+    "Log in with `POST /api/auth/token/` and send `Authorization: Token <token>`. "
+    "Every path works with and without its trailing slash, and with HEAD and OPTIONS where it works with GET."
+)
+
+
+def describe(operations: Iterable[Operation], version: str) -> dict[str, Any]:
+    """Describe the operations.
+
+    Returns
+    -------
+    dict
+        An OpenAPI 3.1 document, as JSON has it.
+    """
+    operations = [operation for operation in operations if operation.path.startswith("/api/")]
+    schemas, components = _schemas(operations)
+    components["Config"] = _config()
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = _PARAMETER.sub(r"{\1}", operation.path)
+        slash = "" if ":" in operation.path else "/"
+        paths.setdefault(path + slash, {})[operation.method.lower()] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "STDWeb", "version": version, "description": _DESCRIPTION, "license": {"name": "MIT"}},
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}, {"session": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "`Token <token>`",
+                },
+                "session": {"type": "apiKey", "in": "cookie", "name": "sessionid"},
+            },
+        },
+    }
+
+
+def _schemas(operations: list[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
+    """Make the schemas of everything at once, so that shared models are written once."""
+    inputs: list[tuple[Any, Any, TypeAdapter[Any]]] = [((-1, "problem"), "serialization", TypeAdapter(Problem))]
+    for operation in operations:
+        if operation.reply is not None:
+            inputs.append(((id(operation), "reply"), "serialization", TypeAdapter(operation.reply)))
+        if operation.body is not None:
+            inputs.append(((id(operation), "body"), "validation", TypeAdapter(operation.body)))
+    found, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REF)
+    return {key: schema for (key, _), schema in found.items()}, definitions.get("$defs", {})
+
+
+def _config() -> dict[str, Any]:
+    """Describe the options of all steps, which have one namespace."""
+    properties: dict[str, Any] = {}
+    for step in STEPS.values():
+        for name, part in step.params.model_json_schema()["properties"].items():
+            known = properties.setdefault(name, {**part, "x-steps": []})
+            known["x-steps"].append(step.name)
+            kinds = known.pop("anyOf", None) or [{key: known.pop(key) for key in list(known) if key not in _ABOUT}]
+            if {"type": "null"} not in kinds:
+                kinds.append({"type": "null"})
+            known["anyOf"] = kinds
+    return {
+        "type": "object",
+        "description": "Options of the steps; others are kept, and mean nothing to them. null counts as absent",
+        "properties": properties,
+        "propertyNames": {"minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": r"^[^$.\x00][^.\x00]*$"},
+    }
+
+
+def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    summary, _, more = (operation.handler.__doc__ or "").strip().partition("\n")
+    described: dict[str, Any] = {
+        "operationId": "_".join([operation.method.lower(), *_WORD.findall(operation.path)[1:]]),
+        "summary": summary.rstrip("."),
+        "tags": [operation.path.split("/")[2]],
+        "parameters": [*_path_parameters(operation), *_query_parameters(operation.query)],
+        "responses": _responses(operation, schemas),
+    }
+    if more.strip():
+        described["description"] = "\n".join(line.strip() for line in more.strip().splitlines())
+    if operation.public:
+        described["security"] = []
+    if body := _body(operation, schemas.get((id(operation), "body"))):
+        described["requestBody"] = body
+    return described
+
+
+def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
+    is_task = operation.path.startswith("/api/tasks/")
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": _PATH.get(name) or (_TASK_ID if is_task else {"type": "string", "minLength": 1}),
+        }
+        for name in _PARAMETER.findall(operation.path)
+    ]
+
+
+def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    schema = model.model_json_schema(ref_template=_REF)
+    required = schema.get("required", ())
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "description": part.get("description", ""),
+            "schema": {key: value for key, value in part.items() if key not in {"title", "description"}},
+        }
+        for name, part in schema["properties"].items()
+    ]
+
+
+def _body(operation: Operation, schema: Any) -> dict[str, Any] | None:
+    if schema is None and not operation.upload:
+        return None
+    fields = schema or {"type": "object"}
+    kinds = {JSON: {"schema": fields}, "application/x-www-form-urlencoded": {"schema": fields}} if schema else {}
+    if operation.upload:
+        file = {
+            "type": "object",
+            "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+        }
+        form = {"allOf": [fields, file]} if schema else {**file, "required": ["file"]}
+        kinds["multipart/form-data"] = {"schema": form}
+    fields_of = operation.body.model_fields.values() if operation.body else ()
+    required = not schema or any(field.is_required() for field in fields_of)
+    return {"required": required, "content": kinds}
+
+
+def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done"}
+    reply = schemas.get((id(operation), "reply"))
+    if reply is not None:
+        good["content"] = {JSON: {"schema": reply}}
+    for media in operation.media:
+        if media != JSON:
+            binary = {"schema": {"type": "string", "contentMediaType": media}} if not media.startswith("text/") else {}
+            good.setdefault("content", {})[media] = binary
+    statuses = {500, 503, *operation.errors}
+    if not operation.public:
+        statuses.add(401)
+    if operation.query or operation.body or operation.upload:
+        statuses.add(400)
+    if operation.body or operation.upload:
+        statuses |= {413, 415}
+    if _PARAMETER.search(operation.path):
+        statuses |= {404} if operation.public else {403, 404}
+    problem = {JSON: {"schema": schemas[-1, "problem"]}}
+    return {
+        str(operation.status): good,
+        **{str(status): {"description": _MEANING[status], "content": problem} for status in sorted(statuses)},
+    }
