@@ -4,10 +4,11 @@ Each process has one class made of these parts; it is read in its `__main__` and
 """
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "STDWEB_"
@@ -50,12 +51,27 @@ def _paths(value: object) -> object:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+def _networks(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 class GatewaySettings(ProcessSettings):
     """Settings of the gateway."""
 
     mongo_url: SecretStr = Field(description="Store, mongodb://…/database")
     host: str = Field("127.0.0.1", description="Address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on")
+    site_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+$",
+        description="Address of the site as browsers see it, https://host; pages of other sites are refused, cookies "
+        "are for https only if it is. Without it the Host header counts, and cookies are sent without TLS, too",
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        (), description="Networks of proxies whose X-Forwarded-For is believed, separated by commas"
+    )
+    session_idle_s: float = Field(14 * 86400, gt=0, description="A session unused for so long ends, seconds")
+    session_longest_s: float = Field(90 * 86400, gt=0, description="A session ends so long after its login, seconds")
     path_prefix: str = Field("tasks", description="Prefix of `path` of a task, as people who mount the volume see it")
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest upload, bytes")
     reserve_bytes: int = Field(2**30, ge=0, description="Free space below which uploads are refused, bytes")

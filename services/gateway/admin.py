@@ -6,8 +6,9 @@ from typing import Any, Self
 from .domain import config as configs
 from .domain.auth import Auth
 from .domain.errors import Invalid
+from .domain.throttle import Throttle
 from .model import GRANTS, Preset, User, now
-from .storage import Duplicate, Store, Users
+from .storage import Attempts, Duplicate, SessionStore, Store, Users
 
 _MAX_NAME = 150
 
@@ -22,7 +23,8 @@ class Admin:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._users = Users(store)
-        self._auth = Auth(self._users)
+        self._sessions = SessionStore(store)
+        self._auth = Auth(self._users, Throttle(Attempts(store)))
 
     @classmethod
     async def connect(cls, mongo_url: str) -> Self:
@@ -96,10 +98,11 @@ class Admin:
         return await self._known(name)
 
     async def set_password(self, name: str, password: str) -> None:
-        """Set a password; tokens stay valid."""
+        """Set a password; tokens stay valid, sessions of browsers end within 5 s."""
         _check_password(password)
         await self._known(name)
         await self._users.change(name, password=await self._auth.hash(password))
+        await self._sessions.delete_of(name)
 
     async def list_users(self) -> list[User]:
         """List the users by name."""

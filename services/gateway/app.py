@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import structlog
 from aiohttp import web
@@ -22,14 +23,16 @@ from .domain.files import Files
 from .domain.images import Images
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.sessions import Sessions
 from .domain.signs import Signs
 from .domain.tasks import TaskService
+from .domain.throttle import Throttle
 from .listener import Listener
 from .middlewares import answer_errors, authenticate, error_response
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
-from .storage import Store, StoreAway, Tasks, Users
+from .storage import Attempts, SessionStore, Store, StoreAway, Tasks, Users
 
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
@@ -56,7 +59,13 @@ def build_app(
     app[keys.STORE] = store
     app[keys.BROKER] = broker
     app[keys.ROOT] = root
-    app[keys.AUTH] = Auth(users)
+    app[keys.AUTH] = Auth(users, Throttle(Attempts(store)))
+    app[keys.SESSIONS] = Sessions(
+        SessionStore(store),
+        users,
+        timedelta(seconds=settings.session_idle_s),
+        timedelta(seconds=settings.session_longest_s),
+    )
     app[keys.COORDINATOR] = coordinator
     app[keys.TASKS] = TaskService(tasks, users, root, coordinator)
     app[keys.FILES] = Files(root, images)

@@ -20,6 +20,7 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (domain.Conflict, 409),
     (domain.TooLarge, 413),
     (domain.Unsupported, 415),
+    (domain.TooMany, 429),
     (domain.Unavailable, 503),
     (StoreAway, 503),
 )

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import secrets
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
@@ -13,13 +12,15 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from ..model import User, now
 from ..storage import Users
-from .errors import Invalid, Unauthenticated
+from .errors import Invalid, TooMany, Unauthenticated
+from .recent import Recent
+from .throttle import Throttle
 
 _UNUSED: Final = timedelta(days=90)
 _TOUCH_AFTER: Final = timedelta(days=1)  # so that use costs a write a day and not one a request
-_CACHE_S: Final = 5.0  # a revoked token, or a changed user, is noticed within this time
-_CACHE_MAX: Final = 10_000
-_MAX_PASSWORD: Final = 1024
+_THREADS: Final = 2
+_MAX_WAITING: Final = 200  # some 5 s of hashing
+MAX_PASSWORD: Final = 1024
 _WRONG: Final = "Unable to log in with provided credentials."
 
 # OWASP's second choice of parameters: 19 MiB, so that a burst of logins stays small beside uploads
@@ -33,39 +34,66 @@ class Auth:
     ----------
     users
         Where users and tokens are.
+    throttle
+        Slows down who guesses passwords.
     """
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: Users, throttle: Throttle) -> None:
         self._users = users
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="password")
-        self._cache: dict[str, tuple[User, float]] = {}
+        self._throttle = throttle
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="password")
+        self._turn = asyncio.Semaphore(_THREADS)
+        self._waiting = 0
+        self._cache = Recent()
         self._nobody = _hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
         """Hash a password."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, _hasher.hash, password)
 
-    async def login(self, name: object, password: object) -> str:
-        """Check a password and issue a new token.
+    async def login(self, name: str, password: str, address: str) -> str:
+        """Check a password and issue a new token; `check_password` says which errors there are."""
+        await self.check_password(name, password, address)
+        return await self.issue(name)
+
+    async def check_password(self, name: str, password: str, address: str) -> User:
+        """Find the user by name and password.
+
+        Parameters
+        ----------
+        address
+            Where the caller is.
 
         Raises
         ------
         Invalid
             The same, after the same time, for an unknown user and a wrong password.
+        TooMany
+            After repeated failures, for unknown and known users alike.
         """
-        errors = {
-            key: ["This field is required."]
-            for key, value in (("username", name), ("password", password))
-            if not isinstance(value, str) or not value
-        }
-        if errors or not isinstance(name, str) or not isinstance(password, str):
-            raise Invalid("username and password are required", errors)
+        if self._waiting >= _MAX_WAITING:
+            raise TooMany("Too many people log in just now. Try again in a few seconds.", 5)
+        self._waiting += 1
+        try:
+            # asked, checked and counted in one turn: who sends many guesses at once gets no more of them through
+            async with self._turn:
+                await self._throttle.check(name, address)
+                user = await self._verified(name, password)
+                if user is None:
+                    await self._throttle.failed(name, address)
+                    raise Invalid(_WRONG)
+                await self._throttle.succeeded(name, address)
+                return user
+        finally:
+            self._waiting -= 1
+
+    async def _verified(self, name: str, password: str) -> User | None:
         known = await self._users.password(name) if name.isprintable() else None
         loop = asyncio.get_running_loop()
-        right = await loop.run_in_executor(self._threads, _verify, known or self._nobody, password[:_MAX_PASSWORD])
-        if known is None or not right or len(password) > _MAX_PASSWORD:
-            raise Invalid(_WRONG)
-        return await self.issue(name)
+        right = await loop.run_in_executor(self._threads, _verify, known or self._nobody, password[:MAX_PASSWORD])
+        if known is None or not right or len(password) > MAX_PASSWORD:
+            return None
+        return await self._users.get(name)
 
     async def issue(self, name: str) -> str:
         """Issue a token; only its hash is kept."""
@@ -73,31 +101,25 @@ class Auth:
         await self._users.add_token(_digest(token), name, now())
         return token
 
-    async def user(self, header: str | None) -> User:
+    async def user(self, header: str) -> User:
         """Find the user whose token an `Authorization` header holds.
 
         Raises
         ------
         Unauthenticated
-            When there is none, or it is unknown, malformed or expired.
+            When it is unknown, malformed or expired.
         """
-        if not header:
-            raise Unauthenticated("Authentication credentials were not provided.")
         scheme, _, token = header.partition(" ")
         token = token.strip()
         if scheme.lower() != "token" or not token or len(token) > 200 or not token.isascii():  # noqa: PLR2004
             raise Unauthenticated("The header must read: Authorization: Token <token>")
         digest = _digest(token)
-        cached = self._cache.get(digest)
-        if cached is not None and time.monotonic() < cached[1]:
-            return cached[0]
-        user = await self._look_up(digest)
+        user = self._cache.get(digest)
         if user is None:
-            self._cache.pop(digest, None)
-            raise Unauthenticated("Invalid token.")
-        if len(self._cache) >= _CACHE_MAX:
-            self._cache.clear()
-        self._cache[digest] = (user, time.monotonic() + _CACHE_S)
+            user = await self._look_up(digest)
+            if user is None:
+                raise Unauthenticated("Invalid token.")
+            self._cache.put(digest, user)
         return user
 
     async def _look_up(self, digest: str) -> User | None:

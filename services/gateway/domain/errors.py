@@ -51,3 +51,11 @@ class Unsupported(Refused):
 
 class Unavailable(Refused):
     """Something that the request needs is away; it may work later."""
+
+
+class TooMany(Refused):
+    """Too early; it may be tried again after `retry_after_s`."""
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s

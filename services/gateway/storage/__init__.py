@@ -1,7 +1,19 @@
 """The only code that knows motor, collections and fields. Relies on what MongoDB 8 and SecantusDB do alike."""
 
+from .attempts import Attempts
+from .sessions import Session, SessionStore
 from .store import Store, StoreAway
 from .tasks import Changed, Tasks
 from .users import Duplicate, Users
 
-__all__ = ["Changed", "Duplicate", "Store", "StoreAway", "Tasks", "Users"]
+__all__ = [
+    "Attempts",
+    "Changed",
+    "Duplicate",
+    "Session",
+    "SessionStore",
+    "Store",
+    "StoreAway",
+    "Tasks",
+    "Users",
+]

@@ -29,6 +29,8 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
     ),
     "runs": (((("task_id", 1),), {}),),
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
+    "sessions": (((("user", 1),), {}), ((("expire", 1),), {"expireAfterSeconds": 0})),
+    "attempts": (((("expire", 1),), {"expireAfterSeconds": 0}),),
 }
 _COUNTERS: Final = ("tasks", "presets")
 
