@@ -34,7 +34,7 @@ WANTED = {1024: (7, 3), 2048: (15, 5)}
 WANTED_ABOVE = (25, 5)
 WANTED_AGAIN = 20
 ASKED = PreviewOptions(width=WIDTH)
-ASKED_AGAIN = PreviewOptions(width=WIDTH, cmap="viridis", stretch="asinh", qmin=1, qmax=99)
+ASKED_AGAIN = PreviewOptions(width=WIDTH, cmap="viridis", qmin=1, qmax=99, quality=90)
 
 
 def picture(side: int) -> np.ndarray:

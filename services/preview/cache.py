@@ -48,7 +48,7 @@ class Cache:
             return path
         fresh = self.folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
         try:
-            with fresh.open("xb", buffering=0) as file:
+            with fresh.open("x+b", buffering=0) as file:
                 make(file)
             fresh.rename(path)
         except BaseException:

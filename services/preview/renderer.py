@@ -97,6 +97,8 @@ def warm() -> None:
 
     from shared.science import images  # noqa: F401
 
+    from .core import rice  # noqa: F401
+
     render_image(Plane(np.zeros((16, 16), np.float32)), PreviewOptions(width=16))
 
 

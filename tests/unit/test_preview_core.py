@@ -189,6 +189,35 @@ def test_every_tile_compression(method: str, kind: str, tmp_path: Path) -> None:
     assert copy.stat().st_mtime_ns == made
 
 
+@pytest.mark.parametrize("dither", [-1, 1, 2])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("tile", [(1, COLUMNS), (7, 13), (ROWS, COLUMNS)])
+def test_quantised_pixels_are_those_that_astropy_gives(dither: int, kind: str, tile: tuple, tmp_path: Path) -> None:
+    image = scene().astype(kind) + np.random.default_rng(5).normal(0, 5, (ROWS, COLUMNS)).astype(kind)
+    image[3, 4:9] = np.nan
+    image[5, 5] = 0
+    hdu = fits.CompImageHDU(image, compression_type="RICE_1", quantize_method=dither, dither_seed=17, tile_shape=tile)
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(), hdu)
+    seen = plane_of(Volume(tmp_path / "v"), path).take(slice(None), slice(None))
+    assert np.array_equal(seen, fits.getdata(path), equal_nan=True)
+    assert np.isnan(seen[3, 4:9]).all()
+
+
+def test_compressed_integers_with_blanks_bytes_and_cubes(tmp_path: Path) -> None:
+    volume = Volume(tmp_path / "v")
+    hdu = fits.CompImageHDU(scene().astype(np.int16), compression_type="RICE_1")
+    hdu.header["BLANK"] = 400
+    path = write(tmp_path / "blank.fits", fits.PrimaryHDU(), hdu)
+    values = plane_of(volume, path).take(slice(None), slice(None))
+    assert np.array_equal(np.isnan(values), scene() == 400)
+    small = (scene() / 2).astype(np.uint8)
+    path = write(tmp_path / "bytes.fits", fits.PrimaryHDU(), fits.CompImageHDU(small, compression_type="RICE_1"))
+    assert np.array_equal(plane_of(volume, path).take(slice(None), slice(None)), small)
+    cube = np.stack([scene(), scene() + 1])
+    path = write(tmp_path / "cube.fits", fits.PrimaryHDU(), fits.CompImageHDU(cube, compression_type="GZIP_1"))
+    assert plane_of(volume, path).take(slice(None), slice(None)) == pytest.approx(scene(), abs=2)
+
+
 def test_scaled_integers_with_blanks(tmp_path: Path) -> None:
     stored = np.arange(600, dtype=np.int16).reshape(20, 30)
     hdu = fits.PrimaryHDU(stored)

@@ -26,7 +26,6 @@ _LOG_SCALE: Final = 1 / math.log(_LOG_A + 1)
 _ASINH_SCALE: Final = 1 / math.asinh(1 / _ASINH_A)
 
 STRETCHES: Final[dict[str, Callable[[Values], Values]]] = {
-    "linear": lambda x: x,
     "log": lambda x: np.log(_LOG_A * x + 1) * _LOG_SCALE,
     "sqrt": np.sqrt,
     "asinh": lambda x: np.log(x * (1 / _ASINH_A) + np.sqrt((x * (1 / _ASINH_A)) ** 2 + 1)) * _ASINH_SCALE,
@@ -76,17 +75,20 @@ def paint(values: Values, vmin: float, vmax: float, stretch: str, cmap: str) -> 
     """
     table = table_of(cmap)
     last = len(table) - 2
-    curve = STRETCHES[stretch]
+    curve = STRETCHES.get(stretch)  # none for the linear one
     pixels = np.empty(values.shape, np.uint32)
     for start in range(0, len(values), _ROWS):
         part = values[start : start + _ROWS][::-1]
-        scaled = np.clip((part - vmin) * (1 / (vmax - vmin)), 0, 1)
-        with np.errstate(invalid="ignore"):
-            index = (curve(scaled) * (last + 1)).astype(np.intp)
-        np.minimum(index, last, out=index)
+        scaled = part - vmin
+        scaled *= 1 / (vmax - vmin)
+        np.clip(scaled, 0, 1, out=scaled)
+        if curve is not None:
+            scaled = curve(scaled)
+        scaled *= last + 1
+        np.minimum(scaled, last, out=scaled)
         bad = np.isnan(scaled)
-        if bad.any():
-            index[bad] = last + 1
+        scaled[bad] = last + 1
+        index = scaled.astype(np.intp)
         np.take(table, index, out=pixels[len(values) - start - len(part) : len(values) - start], mode="clip")
     return pixels
 

@@ -5,7 +5,9 @@ A library would believe the sizes that headers declare, and takes longer to open
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from shared.errors import DataError, UsageError
 
@@ -22,7 +24,7 @@ _BITPIX: Final = frozenset((8, 16, 32, 64, -32, -64))
 _TEXT: Final = frozenset(("XTENSION", "EXTNAME"))
 _NUMBERS: Final = ("NAXIS", "ZNAXIS", "ZTILE")
 _KEYS: Final = frozenset(
-    "SIMPLE XTENSION EXTNAME BITPIX PCOUNT GCOUNT GROUPS BSCALE BZERO BLANK ZIMAGE ZBITPIX".split()  # noqa: SIM905
+    "SIMPLE XTENSION EXTNAME BITPIX PCOUNT GCOUNT GROUPS BSCALE BZERO BLANK ZIMAGE ZBITPIX ZBLANK".split()  # noqa: SIM905
 )
 
 
@@ -65,6 +67,12 @@ class Part:
     def is_image(self) -> bool:
         """Whether there is a plane to show."""
         return bool(self.lengths)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+        kind = "f" if self.bitpix < 0 else "u" if self.bitpix == 8 else "i"  # noqa: PLR2004
+        return np.dtype(f">{kind}{abs(self.bitpix) // 8}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -205,7 +213,7 @@ def _part_of(number: int, cards: Mapping[str, str], offset: int) -> Part | None:
     holds = _what(kind, lengths)
     if kind != "IMAGE" or len(lengths) < MIN_AXES or min(lengths) < 1 or bitpix not in _BITPIX:
         lengths = ()
-    blank = _number(values.get("BLANK"), 0.5)
+    blank = _number(values.get("ZBLANK" if tile and "ZBLANK" in values else "BLANK"), 0.5)
     return Part(
         number=number,
         name=values.get("EXTNAME", "").lower(),

@@ -7,7 +7,7 @@ import numpy as np
 from .plane import Plane, Values
 from .smooth import smooth
 
-SAMPLE: Final = 200_000
+SAMPLE: Final = 120_000
 """Pixels whose percentiles are taken; the fraction below a percentile of 0.5 is then uncertain by 0.02 %."""
 
 _PATCH_PIX: Final = 64

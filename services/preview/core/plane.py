@@ -44,9 +44,8 @@ class Plane:
     @classmethod
     def of(cls, content: memoryview, part: Part) -> "Plane":
         """Take the first plane of an image that is not compressed, without reading it."""
-        kind = ("f" if part.bitpix < 0 else "i" if part.bitpix > 8 else "u") + str(abs(part.bitpix) // 8)  # noqa: PLR2004
         rows, columns = part.shape
-        stored = np.frombuffer(content, np.dtype(kind).newbyteorder(">"), rows * columns, part.offset)
+        stored = np.frombuffer(content, part.dtype, rows * columns, part.offset)
         bzero, blank = part.bzero, part.blank
         if part.bitpix == 64 and bzero == _HALF_OF_ALL:  # noqa: PLR2004
             # unsigned: adding so much to a float would leave nothing of small values

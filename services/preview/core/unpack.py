@@ -1,22 +1,24 @@
 """Plain copies of compressed files, which can be mapped into memory."""
 
 import gzip
+import mmap
+import os
 import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.errors import DataError
 
-from .fits import BLOCK_BYTES, MAX_PIXELS, Part
+from .fits import BLOCK_BYTES, MIN_AXES, Part
 
 MAX_UNPACKED_BYTES: Final = 2**31
 """Largest content of a gzipped file that is looked at. Stops decompression bombs."""
 
 _CHUNK_BYTES: Final = 1 << 20
-_ROWS: Final = 256
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
@@ -62,41 +64,36 @@ def copy_of_compressed(path: Path, part: Part, target: BinaryIO) -> None:
     part
         Which image; its size has been checked.
     target
-        Takes the copy.
+        Takes the copy; it is mapped into memory, so that no second one is needed there.
 
     Raises
     ------
     DataError
         When the compressed data are damaged.
     """
-    stored, scaling = _decode(path, part)
-    rows, columns = stored.shape
-    kind = -8 * stored.dtype.itemsize if stored.dtype.kind == "f" else 8 * stored.dtype.itemsize
-    cards = {"SIMPLE": "T", "BITPIX": kind, "NAXIS": 2, "NAXIS1": columns, "NAXIS2": rows, **scaling}
-    text = "".join(f"{key:<8}= {value!s:>20}".ljust(80) for key, value in cards.items()) + "END"
-    target.write(text.encode().ljust(BLOCK_BYTES))
-    big = stored.dtype.newbyteorder(">")
-    target.writelines(stored[start : start + _ROWS].astype(big, order="C").data for start in range(0, rows, _ROWS))
-
-
-def _decode(path: Path, part: Part) -> tuple[np.ndarray[Any, Any], dict[str, object]]:
     from astropy.io import fits
 
     from shared.science.images import FITS_FAULTS
 
+    rows, columns = part.shape
+    cards = {"SIMPLE": "T", "BITPIX": part.bitpix, "NAXIS": 2, "NAXIS1": columns, "NAXIS2": rows}
+    cards |= {"BSCALE": repr(part.bscale), "BZERO": repr(part.bzero)}
+    if part.blank is not None:
+        cards["BLANK"] = part.blank
+    text = "".join(f"{key:<8}= {value!s:>20}".ljust(80) for key, value in cards.items()) + "END"
+    target.write(text.encode().ljust(BLOCK_BYTES))
+    size = rows * columns * abs(part.bitpix) // 8
+    os.posix_fallocate(target.fileno(), BLOCK_BYTES, size)  # writing to a map of a full disk would kill the process
+    image = np.frombuffer(mmap.mmap(target.fileno(), BLOCK_BYTES + size), part.dtype, rows * columns, BLOCK_BYTES)
+    image = image.reshape(rows, columns)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
+            with fits.open(path, memmap=True, lazy_load_hdus=True, disable_image_compression=True) as hdus:
+                if _fill_from_rice(path, part, hdus[part.number], image):
+                    return
             with fits.open(path, memmap=True, lazy_load_hdus=True, do_not_scale_image_data=True) as hdus:
-                hdu = hdus[part.number]
-                if int(np.prod(hdu.shape, dtype=object)) > MAX_PIXELS:
-                    data = hdu.section[(0,) * (len(hdu.shape) - 2)]
-                else:
-                    data = hdu.data
-                while data.ndim > 2:  # noqa: PLR2004
-                    data = data[0]
-                header = hdu.header
-                scaling = {key: header[key] for key in ("BSCALE", "BZERO", "BLANK") if key in header}
+                _fill(hdus[part.number], image)
     except FITS_FAULTS as error:
         raise DataError(
             "bad_fits",
@@ -104,4 +101,20 @@ def _decode(path: Path, part: Part) -> tuple[np.ndarray[Any, Any], dict[str, obj
             parameter="path",
             reason=f"{type(error).__name__}: {error}",
         ) from error
-    return data, scaling
+
+
+def _fill_from_rice(path: Path, part: Part, table: Any, image: NDArray[Any]) -> bool:
+    from .rice import RiceTiles
+
+    with path.open("rb") as file:
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    tiles = RiceTiles(content, part, table)
+    if tiles.usable:
+        tiles.fill(image)
+    return tiles.usable
+
+
+def _fill(hdu: Any, image: NDArray[Any]) -> None:
+    more_axes = (0,) * (len(hdu.shape) - MIN_AXES)
+    # single planes are cut out of cubes; of the rest astropy reads all tiles at once faster
+    image[...] = hdu.section[(*more_axes, slice(None), slice(None))] if more_axes else hdu.data
