@@ -54,7 +54,21 @@ class RunStep:
 
 @dataclass(frozen=True)
 class Run:
-    """A chain of steps; at most one of them is neither scheduled nor ended."""
+    """A chain of steps; at most one of them is neither scheduled nor ended.
+
+    Parameters
+    ----------
+    user
+        Who began it.
+    version
+        Of the software that began it.
+    asked
+        What was asked of the task when it began.
+    key
+        Digest of the idempotency key of the request that began it.
+    error
+        Why it failed.
+    """
 
     id: str
     at: datetime
@@ -62,6 +76,10 @@ class Run:
     steps: tuple[RunStep, ...]
     status: RunStatus = "running"
     ended: datetime | None = None
+    version: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    error: str | None = None
 
     @property
     def active(self) -> bool:
@@ -96,7 +114,7 @@ class Pending:
         Name of the folder to commit, below the folder for incoming files.
     """
 
-    kind: Literal["upload", "delete"]
+    kind: Literal["upload", "delete", "edit"]
     seq: int
     owner: str
     source: str

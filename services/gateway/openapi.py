@@ -36,6 +36,12 @@ _PATH: Final[dict[str, dict[str, Any]]] = {
     "table": {"type": "string", "enum": ["filters", "catalogs", "templates"]},
 }
 _TASK_ID: Final = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A request that is sent again with the same key, because its answer was lost, takes effect once",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
 _DESCRIPTION: Final = (
     "Upload FITS images, run inspect, photometry and the search for transients on them, fetch the results. "
     "Log in with `POST /api/auth/token/` and send `Authorization: Token <token>`. "
@@ -117,7 +123,11 @@ def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
         "operationId": "_".join([operation.method.lower(), *_WORD.findall(operation.path)[1:]]),
         "summary": summary.rstrip("."),
         "tags": [operation.path.split("/")[2]],
-        "parameters": [*_path_parameters(operation), *_query_parameters(operation.query)],
+        "parameters": [
+            *_path_parameters(operation),
+            *_query_parameters(operation.query),
+            *([_KEY] if operation.keyed else []),
+        ],
         "responses": _responses(operation, schemas),
     }
     if more.strip():

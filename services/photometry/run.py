@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.contracts.bands import CATALOGS
 from shared.contracts.params import PhotometryParams
+from shared.contracts.results import TARGETS_FILE
 from shared.errors import DataError, StepError
 from shared.science import aperture, detection, shapes
 from shared.science.astrometry import Solution
@@ -29,7 +30,7 @@ from shared.worker.step import StepContext
 
 from . import core, plots, references
 from .drawing import Desk
-from .targets import report_targets, targets_for, write_cutouts
+from .targets import report_targets, summary, targets_for, write_cutouts
 
 _DIGITS: Final = 10
 _SKY_MARGIN_PIX: Final = 4
@@ -320,6 +321,7 @@ def do_targets(
         table["time"] = params.time
     report_targets(table, frame.shape, ctx)
     write_votable(annotate(table), ctx.work / "target.vot")
+    (ctx.work / TARGETS_FILE).write_text(summary(table, params, sky.cat_name).model_dump_json(indent=1))
     write_cutouts(ctx, params, table, frame, sky.wcs)
 
 

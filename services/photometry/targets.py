@@ -9,7 +9,9 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from stdpipe.cutouts import get_cutout, write_cutout
 
+from shared.contracts.bands import magnitude_system
 from shared.contracts.params import PhotometryParams
+from shared.contracts.results import Measurement, Measurements
 from shared.errors import StepError
 from shared.science.images import quiet_fits
 from shared.science.surveys import survey_cutout
@@ -21,6 +23,7 @@ from .core import Frame
 
 _MAX_SURVEY_CUTOUTS: Final = 20
 """A long list of targets must not become as many questions to an archive."""
+_NUMBERS: Final = ("ra", "dec", "x", "y", "flux", "fluxerr", "mag_calib", "mag_calib_err", "mag_limit")
 _META: Final = ("name", "ra", "dec", "x", "y", "mag", "magerr", "mag_calib", "mag_calib_err", "mag_limit", "flags")
 
 
@@ -46,6 +49,33 @@ def report_targets(table: Table, shape: tuple[int, int], ctx: StepContext) -> No
             )
         else:
             ctx.log(f"Target {place}: not detected, limit {row['mag_limit']:.2f}, flags {row['flags']:#x}")
+
+
+def summary(table: Table, params: PhotometryParams, cat_name: str) -> Measurements:
+    """Write the table of targets as the API gives it."""
+    detected = np.asarray(table["flux"]) > params.sn * np.asarray(table["fluxerr"])
+    return Measurements(
+        filter=params.filter,
+        mag_system=magnitude_system(params.filter),
+        time=params.time,
+        sn=params.sn,
+        catalog=cat_name,
+        color=str(table["mag_color_name"][0]),
+        color_term=_number(table["mag_color_term"][0]),
+        targets=tuple(
+            Measurement(
+                name=str(row["name"]),
+                detected=bool(detected[number]),
+                flags=int(row["flags"]),
+                **{name: _number(row[name]) for name in _NUMBERS},
+            )
+            for number, row in enumerate(table)
+        ),
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def write_cutouts(

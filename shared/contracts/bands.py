@@ -1,7 +1,7 @@
 """Photometric bands, reference catalogues and template surveys, and which one is suggested where."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -97,6 +97,11 @@ _CODE_BY_SPELLING: Final = {alias: code for code, band in FILTERS.items() for al
 def band_of(spelling: str) -> str | None:
     """Give the code of the band that `spelling` names, or None; spellings are case-sensitive."""
     return _CODE_BY_SPELLING.get(spelling.strip())
+
+
+def magnitude_system(band: str) -> Literal["AB", "Vega"]:
+    """Tell the system of the magnitudes that every catalogue gives in a band: AB for ugrizy, Vega for the others."""
+    return "AB" if band in set("ugrizy") else "Vega"
 
 
 def suggested_catalogs(band: str, dec_deg: float) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from .params import CleanupParams, InspectParams, PhotometryParams, StepParams
+from .results import TARGETS_FILE
 
 IMAGE_RANK: Final = 0
 """Rank of a change of `image.fits` itself: its commit hides the results of every step."""
@@ -104,6 +105,7 @@ _TABLE: Final = (
             *PHOTOMETRY_PLOTS,
             "color_diagnosis.png",
             "target.vot",
+            TARGETS_FILE,
             "targets/",
         ),
         time_limit_s=3600,

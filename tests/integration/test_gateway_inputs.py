@@ -12,6 +12,7 @@ import pytest
 from services.gateway import keys
 from services.gateway.app import Runner, build_app
 from services.gateway.domain import orphans
+from services.gateway.domain.runs import Request
 from services.gateway.reconcile import Reconciler
 from services.gateway.storage import Store
 from shared.broker.memory import MemoryBroker
@@ -210,7 +211,7 @@ async def test_a_start_beside_an_edit_is_not_refused(site: Gateway, ann: Client)
     before = await coordinator.tasks.get(task_id)
     await ann.ok("PATCH", f"/tasks/{task_id}/", json={"config": {"sn": 3}})
     user = await site.app[keys.AUTH].user(ann.session.headers["Authorization"])
-    started = await coordinator.process(before, user, ["inspect"], {})
+    started = await coordinator.process(before, Request(user.name, ["inspect"]))
     assert (started.running, started.asked) == (True, {"sn": 3})
     assert (await ann.ended(task_id))["state"] == "inspect_done"
 

@@ -9,6 +9,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from PIL import Image
 
+from shared.contracts.results import TARGETS_FILE, Measurements
 from shared.contracts.steps import PHOTOMETRY_PLOTS
 from shared.errors import DataError, TransientError, UsageError
 from shared.science import detection
@@ -102,6 +103,12 @@ def test_targets_are_measured_and_cut_out(bench: Bench, sky: Observation) -> Non
     assert (table["x"][1], table["y"][1]) == (200.5, 300.5)
     assert np.isfinite(table["mag_limit"][1])
     assert np.ma.is_masked(table["flux"][2])
+    summary = Measurements.model_validate_json((bench.work / TARGETS_FILE).read_bytes())
+    assert (summary.filter, summary.mag_system, summary.time) == ("r", "AB", "2026-11-02T21:35:40Z")
+    assert [target.name for target in summary.targets] == lines.splitlines()
+    assert summary.targets[0].mag_calib == pytest.approx(table["mag_calib"][0])
+    assert (summary.targets[0].detected, summary.targets[2].detected) == (True, False)
+    assert (summary.targets[1].x, summary.targets[2].flux) == (200.5, None)
     assert "outside of the image" in bench.log
     assert sorted(path.name for path in (bench.work / "targets").iterdir()) == [
         "target_0000.cutout",

@@ -22,7 +22,7 @@ def task(**fields: object) -> Task:
 
 
 def started(*names: str) -> Task:
-    return runs.start(task(seq=4), names, asked={}, user="ann", at=AT, admit=lambda _: True)
+    return runs.start(task(seq=4), runs.Request("ann", names), asked={}, at=AT, admit=lambda _: True)
 
 
 def test_numbers_of_commits_go_on() -> None:
@@ -57,7 +57,7 @@ def test_an_older_attempt_neither_starts_nor_fails_a_step() -> None:
 
 
 def test_a_held_back_step_waits_and_is_released_once() -> None:
-    held = runs.start(task(), ["inspect"], asked={}, user="ann", at=AT, admit=lambda _: False)
+    held = runs.start(task(), runs.Request("ann", ["inspect"]), asked={}, at=AT, admit=lambda _: False)
     step = held.run.steps[0]
     assert step.status is StepStatus.WAITING
     free = runs.release(held, step.id)

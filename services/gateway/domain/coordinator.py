@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -15,7 +15,7 @@ from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
 from shared.taskdir import AttemptKey, Commit, Manifest, NotFound, TaskDir, TasksRoot, fence
 
-from ..model import Run, RunStep, Task, User, now
+from ..model import Run, RunStep, Task, now
 from ..storage import Changed, Tasks
 from . import config as configs
 from . import runs
@@ -43,8 +43,8 @@ class Coordinator:
 
     # ---- starting
 
-    async def process(self, task: Task, user: User, steps: list[str], change: dict[str, Any]) -> Task:
-        """Start a run of the named steps, after a change of the config.
+    async def process(self, task: Task, request: runs.Request) -> Task:
+        """Start a run, once for an idempotency key: a run that the same request has begun before is given again.
 
         Raises
         ------
@@ -55,29 +55,45 @@ class Coordinator:
         Unavailable
             When the broker is away; nothing is queued and nothing changed then.
         """
+        if (begun := await self._begun(task, request)) is not None:
+            return begun
         if task.running:
             raise Conflict("The task is running; wait for its end, or cancel it.")
         if task.pending:
             raise Conflict("The image of the task is just being changed; try again in a moment.")
-        asked = configs.merge(task.asked, change)
+        asked = configs.merge(task.asked, request.change)
         if not self.broker.connected:
             raise Unavailable(_BROKER_AWAY)
         if task.run is not None:
             await self.tasks.keep_run(task.id, task.run)
         try:
-            async with self.shares.admission(user.name, steps[0]) as admit:
-                new = runs.start(task, steps, asked=asked, user=user.name, at=now(), admit=admit)
+            async with self.shares.admission(request.user, request.steps[0]) as admit:
+                new = runs.start(task, request, asked=asked, at=now(), admit=admit)
                 started = await self._revisions.swap(task, new)
                 self._note_wait(started)
         except Changed:
             # by another start, which wins, or by an edit, which does not matter
-            await self.release(user.name, steps[0])
+            await self.release(request.user, request.steps[0])
             seen = await self.tasks.get(task.id)
             if seen is None:
                 raise Missing(f"There is no task {task.id}.") from None
-            return await self.process(seen, user, steps, change)
+            return await self.process(seen, request)
         await self._release_waiting(started)
         return await self._announce(task, started)
+
+    async def _begun(self, task: Task, request: runs.Request) -> Task | None:
+        """Find the run that an earlier request of the same key has begun; None when there is none."""
+        if request.key is None:
+            return None
+        if task.run is not None and task.run.key == request.key:
+            run: Run | None = task.run
+        else:
+            run = await self.tasks.run_of_key(task.id, request.key)
+        if run is None:
+            return None
+        if [step.name for step in run.steps] != list(request.steps):
+            raise Conflict("This Idempotency-Key was used for other steps; use a new one for a new request.")
+        return replace(task, run=run)
 
     async def _announce(self, before: Task, started: Task) -> Task:
         """Tell the broker of a start, or undo it."""

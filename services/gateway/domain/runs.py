@@ -4,11 +4,12 @@ All of them are idempotent, and refuse what does not fit (run, step, attempt, st
 duplicating a message changes nothing. The caller writes the result by compare-and-set on `Task.rev`.
 """
 
+import importlib.metadata
 import math
 import re
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -22,17 +23,38 @@ from ..model import Run, RunStep, Task, now
 Admit = Callable[[str], bool]
 """Whether fair share releases a step of this name now."""
 
+VERSION: Final = importlib.metadata.version("stdweb")
+"""Of this software."""
+
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}([0-9a-f]{1,13})")
 _RELEASED: Final = {StepStatus.READY, StepStatus.STARTED}
 
 
-def start(task: Task, names: Sequence[str], *, asked: dict[str, Any], user: str, at: datetime, admit: Admit) -> Task:
-    """Begin a run of the named steps. The caller has checked that none is active."""
+@dataclass(frozen=True)
+class Request:
+    """Who asks for a run of which steps, after which change of the config.
+
+    Parameters
+    ----------
+    key
+        Digest of the idempotency key; None without one.
+    """
+
+    user: str
+    steps: Sequence[str]
+    change: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+
+
+def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, admit: Admit) -> Task:
+    """Begin a run. The caller has checked that none is active."""
     run_id = new_id(task.id)
     steps = tuple(
-        RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index) for index, name in enumerate(names, start=1)
+        RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index)
+        for index, name in enumerate(request.steps, start=1)
     )
-    run = _turn(Run(id=run_id, at=at, user=user, steps=steps), admit)
+    run = Run(id=run_id, at=at, user=request.user, steps=steps, version=VERSION, asked=asked, key=request.key)
+    run = _turn(run, admit)
     return replace(
         task,
         asked=asked,
@@ -157,7 +179,7 @@ def fail(
     run, step = found
     row = STEPS[step.name]
     run = run.with_step(_ended(step, StepStatus.FAILED, at, seconds))
-    run = replace(_revoke(run, at), status="failed", ended=at)
+    run = replace(_revoke(run, at), status="failed", ended=at, error=error)
     return replace(
         task,
         run=run,

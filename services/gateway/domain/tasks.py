@@ -11,7 +11,7 @@ from typing import Any, Final
 from shared.contracts import states
 from shared.taskdir import TasksRoot
 
-from ..model import EDIT_ALL, VIEW_ALL, Task, User, now
+from ..model import EDIT_ALL, VIEW_ALL, Run, Task, User, now
 from ..storage import Changed, StoreAway, Tasks, Users
 from . import access, images, orphans
 from . import config as configs
@@ -82,6 +82,12 @@ class TaskService:
             raise Missing(f"There is no task {task_id}.")
         access.check_view(user, found[0])
         return found
+
+    async def history(self, task: Task, limit: int) -> list[Run]:
+        """List the runs of a task, the newest first."""
+        if task.run is None:
+            return []
+        return [task.run, *(run for run in await self._tasks.history(task.id, limit) if run.id != task.run.id)][:limit]
 
     async def listing(self, user: User, query: str, state: str | None, owner: str | None) -> list[Task]:
         """List tasks: a user's own, all for staff; those of `owner` that the user may see, if one is named."""

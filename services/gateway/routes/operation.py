@@ -38,6 +38,8 @@ class Operation:
         500 and 503.
     public
         Whether it needs no login.
+    keyed
+        Whether the header `Idempotency-Key` makes a request that is sent again take effect once.
     """
 
     method: str
@@ -51,6 +53,7 @@ class Operation:
     media: tuple[str, ...] = (JSON,)
     errors: tuple[int, ...] = ()
     public: bool = False
+    keyed: bool = False
 
 
 def check(model: type[Model], fields: Mapping[str, Any]) -> Model:

@@ -5,13 +5,15 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from shared.contracts import states
 from shared.contracts.steps import STEPS
 
 from ..domain import config as configs
 from ..domain.errors import Invalid
+from ..domain.runs import Request
 from ..keys import COORDINATOR, TASKS, USER
 from .operation import Operation, check
-from .replies import read_fields, reply, task_id_of
+from .replies import idempotency_key, read_fields, reply, task_id_of
 from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName
 
 _STEPS: Final = {
@@ -45,12 +47,13 @@ async def process(request: web.Request) -> web.Response:
     """Start a run."""
     task = await request.app[TASKS].for_edit(task_id_of(request), request[USER])
     start = check(Start, await read_fields(request))
-    task = await request.app[COORDINATOR].process(task, request[USER], start.steps, start.config)
+    asked = Request(request[USER].name, start.steps, start.config, idempotency_key(request))
+    task = await request.app[COORDINATOR].process(task, asked)
     run = task.run
     if run is None:
         raise Invalid("The task is not running.")
     steps = [step.name for step in run.steps]
-    return reply({"id": task.id, "state": task.state, "celery_id": run.id, "steps": steps})
+    return reply({"id": task.id, "state": states.RUNNING, "celery_id": run.id, "steps": steps})
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -63,6 +66,6 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,)),
+    Operation("POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,), keyed=True),
     Operation("POST", "/api/tasks/{id}/cancel", cancel, reply=Cancelled, errors=(400,)),
 )

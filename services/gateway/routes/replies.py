@@ -1,5 +1,6 @@
 """Forms of answers and parts of requests that several routes share."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,11 +10,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..domain.errors import Invalid, Missing, TooLarge, Unsupported
-from ..keys import COORDINATOR, SETTINGS
+from ..keys import COORDINATOR, SETTINGS, USER
 from ..model import Task
 
 _MAX_JSON: Final = 1024 * 1024
 _MAX_PARTS: Final = 64
+_MAX_KEY: Final = 255
 _MAX_ID: Final = 2**53
 
 
@@ -45,6 +47,22 @@ def task_id_of(request: web.Request) -> int:
     if not 0 < task_id < _MAX_ID:
         raise Missing(f"There is no task {text[:32]}.")
     return task_id
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """Read the header `Idempotency-Key`, as a digest that belongs to the user; None without one.
+
+    Raises
+    ------
+    Invalid
+        When there are several, or it is no text of 1 to 255 ASCII characters.
+    """
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    if len(given) > 1 or not 0 < len(given[0]) <= _MAX_KEY or not (given[0].isascii() and given[0].isprintable()):
+        raise Invalid.field("Idempotency-Key", f"must be one text of 1 to {_MAX_KEY} printable ASCII characters")
+    return hashlib.sha256(f"{request[USER].name}\0{given[0]}".encode()).hexdigest()
 
 
 def iso(at: datetime | None) -> str | None:

@@ -21,6 +21,10 @@ def run_to_doc(run: Run) -> Doc:
         "user": run.user,
         "status": run.status,
         "ended": run.ended,
+        "version": run.version,
+        "asked": dumps(run.asked),
+        "key": run.key,
+        "error": run.error,
         "steps": [
             {
                 "id": step.id,
@@ -52,7 +56,18 @@ def run_from_doc(doc: Doc) -> Run:
         )
         for step in doc["steps"]
     )
-    return Run(doc["id"], doc["at"], doc["user"], steps, doc["status"], doc["ended"])
+    return Run(
+        id=doc["id"],
+        at=doc["at"],
+        user=doc["user"],
+        steps=steps,
+        status=doc["status"],
+        ended=doc["ended"],
+        version=doc.get("version", ""),
+        asked=json.loads(doc.get("asked", "{}")),
+        key=doc.get("key"),
+        error=doc.get("error"),
+    )
 
 
 def dumps(value: object) -> str:

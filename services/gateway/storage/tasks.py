@@ -24,7 +24,8 @@ from .store import Store, answering
 
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
 _STATE: Final = ("state", "user", "groups", "created", "run.id", "run.status")
-_ACTIVE: Final = ("original_name", "user", "groups", "created", "run", "seq", "rev")
+_RUN: Final = ("id", "at", "user", "steps", "status", "ended")
+_ACTIVE: Final = ("original_name", "user", "groups", "created", "seq", "rev", *(f"run.{name}" for name in _RUN))
 
 
 class Changed(Exception):
@@ -186,6 +187,18 @@ class Tasks:
                 await self._runs.insert_one({"_id": run.id, "task_id": task_id, **run_to_doc(run)})
             except DuplicateKeyError:
                 return
+
+    async def history(self, task_id: int, limit: int) -> list[Run]:
+        """List the runs of a task before its last one, the newest first."""
+        async with answering():
+            cursor = self._runs.find({"task_id": task_id}).sort("at", -1).limit(limit)
+            return [run_from_doc(doc) for doc in await cursor.to_list(None)]
+
+    async def run_of_key(self, task_id: int, key: str) -> Run | None:
+        """Find a run of a task before its last one by the idempotency key of its request."""
+        async with answering():
+            doc = await self._runs.find_one({"task_id": task_id, "key": key})
+        return run_from_doc(doc) if doc else None
 
     async def find_run(self, task_id: int, run_id: str) -> tuple[Task, Run] | None:
         """Find a run of a task, its last one or one of its history."""

@@ -1,0 +1,75 @@
+"""What was done with a task, and what came of it."""
+
+from aiohttp import web
+from pydantic import Field
+
+from shared.contracts.results import Measurements
+
+from ..domain.results import measurements
+from ..keys import ROOT, TASKS, USER
+from ..model import Run, RunStep
+from .operation import Operation, read_query
+from .replies import iso, reply, task_id_of
+from .schemas import Answer, Fields, RunRow
+
+
+class Page(Fields):
+    """How much to list."""
+
+    limit: int = Field(100, ge=1, le=1000, description="At most so many runs, the newest ones")
+
+
+class Results(Answer):
+    """Measurements of a task."""
+
+    id: int
+    state: str
+    targets: Measurements | None = Field(description="Forced photometry of the targets; null when there is none")
+
+
+def _step(step: RunStep) -> dict[str, object]:
+    seconds = (step.ended - step.started).total_seconds() if step.ended and step.started else None
+    return {
+        "id": step.id,
+        "name": step.name,
+        "state": step.status,
+        "started": iso(step.started),
+        "ended": iso(step.ended),
+        "seconds": seconds,
+        "attempts": step.attempt,
+    }
+
+
+def _run(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "state": run.status,
+        "user": run.user,
+        "created": iso(run.at),
+        "ended": iso(run.ended),
+        "version": run.version or None,
+        "error": run.error,
+        "config": run.asked,
+        "steps": [_step(step) for step in run.steps],
+    }
+
+
+async def runs(request: web.Request) -> web.Response:
+    """List the runs of a task, the newest first."""
+    limit = read_query(request, Page).limit
+    task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
+    found = await request.app[TASKS].history(task, limit)
+    return reply([_run(run) for run in found])
+
+
+async def results(request: web.Request) -> web.Response:
+    """Show what was measured."""
+    task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
+    found = await measurements(request.app[ROOT], task)
+    return reply({"id": task.id, "state": task.state, "targets": found.model_dump(mode="json") if found else None})
+
+
+ROUTES = (
+    Operation("GET", "/api/tasks/{id}/runs", runs, reply=list[RunRow], query=Page),
+    Operation("GET", "/api/tasks/{id}/results", results, reply=Results),
+)

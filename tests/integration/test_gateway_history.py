@@ -1,0 +1,126 @@
+"""Runs of a task: their history, and requests that are sent again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared.contracts.results import TARGETS_FILE, Measurement, Measurements
+from tests.support.gateway import Client, Gateway, gateway
+from tests.support.store import embedded_store, mongo_url
+
+__all__ = ["embedded_store", "mongo_url"]
+
+
+@pytest.fixture
+async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with gateway(mongo_url, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def ann(site: Gateway) -> AsyncIterator[Client]:
+    async with site.client("ann") as client:
+        yield client
+
+
+async def _process(client: Client, task: int, key: str | None, steps: list[str]) -> tuple[int, dict]:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await client.call("POST", f"/tasks/{task}/process/", json={"steps": steps}, headers=headers)
+
+
+async def test_the_history_tells_who_when_and_what_came_of_it(site: Gateway, ann: Client) -> None:
+    site.worker.fail = {"photometry": "no stars"}
+    task = await ann.new_task(config='{"sn": 4}')
+    assert await ann.ok("GET", f"/tasks/{task}/runs/") == []
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    await ann.ended(task)
+    body = {"steps": ["inspect", "photometry"], "config": {"sn": 5}}
+    await ann.ok("POST", f"/tasks/{task}/process/", json=body)
+    await ann.ended(task)
+    last, first = await ann.ok("GET", f"/tasks/{task}/runs/")
+    assert (last["state"], last["error"], last["user"], last["config"]) == ("failed", "no stars", "ann", {"sn": 5})
+    assert (first["state"], first["error"], first["config"]) == ("done", None, {"sn": 4})
+    assert [(step["name"], step["state"], step["attempts"]) for step in last["steps"]] == [
+        ("inspect", "done", 1),
+        ("photometry", "failed", 1),
+    ]
+    assert first["version"]
+    step = first["steps"][0]
+    assert step["seconds"] == pytest.approx(0.1, abs=0.002)  # as its service reported
+    assert step["started"] < step["ended"] <= first["ended"]
+    assert await ann.ok("GET", f"/tasks/{task}/runs/?limit=1") == [last]
+    status, answer = await ann.call("GET", f"/tasks/{task}/runs/?limit=0")
+    assert (status, list(answer["errors"])) == (400, ["limit"])
+
+
+async def test_a_request_that_is_sent_again_starts_one_run(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    task = await ann.new_task()
+    answers = await asyncio.gather(*(_process(ann, task, "key-1", ["inspect"]) for _ in range(8)))
+    assert {status for status, _ in answers} == {200}
+    assert len({answer["celery_id"] for _, answer in answers}) == 1
+    assert (await _process(ann, task, None, ["inspect"]))[0] == 409
+    assert (await _process(ann, task, "key-2", ["inspect"]))[0] == 409
+    await site.worker.report(site.worker.work(site.worker.seen[0]))
+    await ann.ended(task)
+    site.worker.hold = set()
+    # after its end, and after another run, it is still the same
+    again = await _process(ann, task, "key-1", ["inspect"])
+    await _process(ann, task, "key-3", ["inspect"])
+    await ann.ended(task)
+    assert again == answers[0] == await _process(ann, task, "key-1", ["inspect"])
+    assert len(await ann.ok("GET", f"/tasks/{task}/runs/")) == 2
+    status, answer = await _process(ann, task, "key-1", ["photometry"])
+    assert (status, "Idempotency-Key" in answer["detail"]) == (409, True)
+
+
+async def test_keys_belong_to_users_and_have_a_form(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    first = await _process(ann, task, "key", ["inspect"])
+    await ann.ended(task)
+    async with site.client("root", is_staff=True) as staff:
+        other = await _process(staff, task, "key", ["inspect"])
+    assert (first[0], other[0]) == (200, 200)
+    assert first[1]["celery_id"] != other[1]["celery_id"]
+    for bad in ("", "x" * 256):
+        status, answer = await _process(ann, task, bad, ["inspect"])
+        assert (status, list(answer["errors"])) == (400, ["Idempotency-Key"])
+
+
+async def test_results_are_what_photometry_wrote(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    assert await ann.ok("GET", f"/tasks/{task}/results/") == {"id": task, "state": "uploaded", "targets": None}
+    row = Measurement(
+        name="SN",
+        ra=10.0,
+        dec=-5.0,
+        x=3.0,
+        y=4.0,
+        flux=None,
+        fluxerr=None,
+        mag_calib=None,
+        mag_calib_err=None,
+        mag_limit=20.5,
+        detected=False,
+        flags=0,
+    )
+    measured = Measurements(
+        filter="R",
+        mag_system="Vega",
+        time=None,
+        sn=5,
+        catalog="gaiadr3syn",
+        color="B - V",
+        color_term=0.1,
+        targets=(row,),
+    )
+    folder = site.worker.root.task(task)
+    source = folder.root.incoming()
+    source.write_text(measured.model_dump_json())
+    folder.put(TARGETS_FILE, source)
+    assert (await ann.ok("GET", f"/tasks/{task}/results/"))["targets"] == measured.model_dump(mode="json")
+    source.write_text("{}")
+    folder.put(TARGETS_FILE, source)
+    assert (await ann.ok("GET", f"/tasks/{task}/results/"))["targets"] is None
