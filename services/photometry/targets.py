@@ -57,7 +57,7 @@ def summary(table: Table, params: PhotometryParams, cat_name: str) -> Measuremen
     return Measurements(
         filter=params.filter,
         mag_system=magnitude_system(params.filter),
-        time=params.time,
+        time=None if params.time is None else f"{params.time}Z",
         sn=params.sn,
         catalog=cat_name,
         color=str(table["mag_color_name"][0]),
