@@ -3,8 +3,8 @@
     python bench/bench_photometry.py [--size 4096] [--fields 9]
 
 Both run in a forked child each, after imports; memory is the peak of all processes together above that of before.
-Quality is pooled over the fields: one field of 2048 x 2048 pixels has 40 to 120 stars in a bin of bright ones, so that
-its scatter is uncertain by 10 to 18 %.
+Quality is pooled over the fields: one of 2048 x 2048 pixels has 45 to 130 stars in a bin of bright ones, so that its
+scatter is uncertain by 10 to 17 %.
 """
 
 import argparse
