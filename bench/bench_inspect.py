@@ -97,7 +97,7 @@ def compare(path: Path, artefacts: np.ndarray | None, folder: Path) -> None:
 
 
 def weigh(path: Path, folder: Path) -> None:
-    """Print the peak of memory of both ways."""
+    """Print the peak of memory of both ways; before any other run, since OpenMP's threads do not survive a fork."""
     image_mb = fits.getheader(path)["NAXIS1"] * fits.getheader(path)["NAXIS2"] * 8 / 2**20
     print(f"peak of memory, image of {image_mb:.0f} MB as float64")
     for name, work in WAYS.items():
@@ -123,11 +123,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stdweb-bench-") as name:
         folder = Path(name)
         if arguments.image is None:
-            compare(*observed(folder, arguments.size), folder)
             weigh(observed(folder, arguments.memory_size)[0], folder)
+            compare(*observed(folder, arguments.size), folder)
         else:
-            compare(arguments.image, None if arguments.artefacts is None else fits.getdata(arguments.artefacts), folder)
             weigh(arguments.image, folder)
+            compare(arguments.image, None if arguments.artefacts is None else fits.getdata(arguments.artefacts), folder)
 
 
 if __name__ == "__main__":
