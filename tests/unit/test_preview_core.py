@@ -18,6 +18,7 @@ from services.preview.core import Plane, choose, render_image, walk
 from services.preview.core.area import resample
 from services.preview.core.colours import table_of
 from services.preview.core.levels import levels
+from services.preview.core.rice import RiceTiles
 from services.preview.core.smooth import smooth
 from services.preview.files import Volume
 from shared.contracts.preview import PreviewOptions
@@ -198,6 +199,8 @@ def test_quantised_pixels_are_those_that_astropy_gives(dither: int, kind: str, t
     image[5, 5] = 0
     hdu = fits.CompImageHDU(image, compression_type="RICE_1", quantize_method=dither, dither_seed=17, tile_shape=tile)
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(), hdu)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        assert RiceTiles(mapped(path), walk(mapped(path))[1], hdus[1]).usable
     seen = plane_of(Volume(tmp_path / "v"), path).take(slice(None), slice(None))
     assert np.array_equal(seen, fits.getdata(path), equal_nan=True)
     assert np.isnan(seen[3, 4:9]).all()

@@ -19,7 +19,7 @@ from .fits import Part
 
 _BLOCK_PIX: Final = 32
 _PIXEL_BYTES: Final = 4
-_DITHER: Final = {"SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
+_DITHER: Final = {"NO_DITHER": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
 _COLUMNS: Final = frozenset(("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA", "ZSCALE", "ZZERO"))
 
 
@@ -46,7 +46,7 @@ class RiceTiles:
         self._block_pix = int(options.get("BLOCKSIZE", _BLOCK_PIX))
         self._pixel_bytes = int(options.get("BYTEPIX", _PIXEL_BYTES))
         self._part = part
-        self._dither = _DITHER.get(str(header.get("ZQUANTIZ", "")).strip().upper())
+        self._dither = _DITHER.get(str(header.get("ZQUANTIZ", "NO_DITHER")).strip())
         self._seed = int(header.get("ZDITHER0", 0))
         self._blank = header.get("ZBLANK")
         kind = table.columns.dtype.newbyteorder(">")
@@ -98,20 +98,21 @@ class RiceTiles:
             if not self.quantized:
                 pixels[...] = integers.view("u1" if self._pixel_bytes == 1 else integers.dtype).reshape(pixels.shape)
                 continue
-            pixels[...] = self._floats(number, data, pixels.size).reshape(pixels.shape)
+            pixels[...] = self._floats(number, data, integers).reshape(pixels.shape)
             if self._blank is not None:
                 blank = integers == self._blank
                 if blank.any():
                     pixels[blank.reshape(pixels.shape)] = np.nan
 
-    def _floats(self, number: int, data: bytes, size: int) -> NDArray[Any]:
-        row = self._rows[number]
+    def _floats(self, number: int, data: bytes, integers: NDArray[Any]) -> NDArray[Any]:
+        scale, zero = float(self._rows["ZSCALE"][number]), float(self._rows["ZZERO"][number])
+        if not self._dither:
+            return integers * scale + zero
         single = self._part.bitpix == -32  # noqa: PLR2004
         undo = unquantize_float_c if single else unquantize_double_c
-        values = undo(
-            data, number + self._seed, size, row["ZSCALE"], row["ZZERO"], self._dither, 0, 0, 0.0, self._pixel_bytes
-        )
-        return np.frombuffer(values, np.float32 if single else np.float64, size)
+        row = number + self._seed
+        values = undo(data, row, integers.size, scale, zero, self._dither, 0, 0, 0.0, self._pixel_bytes)
+        return np.frombuffer(values, np.float32 if single else np.float64, integers.size)
 
 
 def _tiles(part: Part) -> Iterator[tuple[slice, slice]]:
