@@ -1,5 +1,6 @@
 """Area resampling: every pixel of the result is the mean over the part of the image that it covers."""
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -71,6 +72,12 @@ def _weights(start: int, count: int, before: int, after: int, dtype: np.dtype[An
     first, weights
         Number of the first new pixel; its weights and those of the following ones, (new, old).
     """
+    if after > before:
+        return _weights_of(start, count, before, after, dtype)
+    return _small_weights_of(start, count, before, after, dtype)
+
+
+def _weights_of(start: int, count: int, before: int, after: int, dtype: np.dtype[Any]) -> tuple[int, NDArray[Any]]:
     first = start * after // before
     last = -(-(start + count) * after // before)
     # in units of 1/(before × after) of the whole all edges are whole numbers
@@ -78,3 +85,7 @@ def _weights(start: int, count: int, before: int, after: int, dtype: np.dtype[An
     new = np.arange(first, last + 1) * before
     overlap = np.minimum(old[None, 1:], new[1:, None]) - np.maximum(old[None, :-1], new[:-1, None])
     return first, (np.maximum(overlap, 0) / before).astype(dtype)
+
+
+# images of one camera have one size, and most pictures one width; those of enlarged pictures would fill the memory
+_small_weights_of = lru_cache(maxsize=1024)(_weights_of)
