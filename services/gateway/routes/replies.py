@@ -108,7 +108,8 @@ def full(request: web.Request, task: Task) -> dict[str, Any]:
 
 def reply(content: object, status: int = 200) -> web.Response:
     """Answer with JSON."""
-    return web.json_response(content, status=status)
+    body = json.dumps(content).encode()
+    return web.Response(body=body, status=status, headers={"Content-Type": "application/json; charset=utf-8"})
 
 
 async def read_fields(request: web.Request) -> Mapping[str, Any]:
