@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
@@ -16,6 +17,8 @@ _PARAMETER: Final = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 _WORD: Final = re.compile(r"(?<!:)\b[a-z_]+")
 _REF: Final = "#/components/schemas/{model}"
 _MEANING: Final = {
+    206: "A part of the file",
+    304: "The client has it already",
     400: "Bad input; `errors` names the fields",
     401: "No login, or one that is not known",
     403: "Not for the caller",
@@ -29,6 +32,12 @@ _MEANING: Final = {
     429: "Too many attempts; see Retry-After",
     500: "Internal error",
     503: "Something that the request needs is away; see Retry-After",
+}
+_ALSO: Final = {
+    "number": ({"type": "string", "description": "The number as text"},),
+    "integer": ({"type": "string", "description": "The number as text"},),
+    "boolean": ({"enum": [0, 1]}, {"enum": ["true", "false", "yes", "no", "on", "off", "1", "0"]}),
+    "string": ({"type": "number"},),
 }
 _ABOUT: Final = {"title", "description", "default", "x-steps", "anyOf"}
 _PATH: Final[dict[str, dict[str, Any]]] = {
@@ -106,9 +115,8 @@ def _config() -> dict[str, Any]:
             known = properties.setdefault(name, {**part, "x-steps": []})
             known["x-steps"].append(step.name)
             kinds = known.pop("anyOf", None) or [{key: known.pop(key) for key in list(known) if key not in _ABOUT}]
-            if {"type": "null"} not in kinds:
-                kinds.append({"type": "null"})
-            known["anyOf"] = kinds
+            also = [kind for given in kinds for kind in _ALSO.get(given.get("type", ""), ()) if "enum" not in given]
+            known["anyOf"] = kinds + [kind for kind in (*also, {"type": "null"}) if kind not in kinds]
     return {
         "type": "object",
         "description": "Options of the steps; others are kept, and mean nothing to them. null counts as absent",
@@ -173,7 +181,9 @@ def _body(operation: Operation, schema: Any) -> dict[str, Any] | None:
     if schema is None and not operation.upload:
         return None
     fields = schema or {"type": "object"}
-    kinds = {JSON: {"schema": fields}, "application/x-www-form-urlencoded": {"schema": fields}} if schema else {}
+    kinds = {JSON: {"schema": fields}} if schema else {}
+    if operation.form:
+        kinds["application/x-www-form-urlencoded"] = {"schema": fields}
     if operation.upload:
         file = {
             "type": "object",
@@ -205,7 +215,9 @@ def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
     if _PARAMETER.search(operation.path):
         statuses |= {404} if operation.public else {403, 404}
     problem = {JSON: {"schema": schemas[-1, "problem"]}}
-    return {
-        str(operation.status): good,
-        **{str(status): {"description": _MEANING[status], "content": problem} for status in sorted(statuses)},
-    }
+    described: dict[str, Any] = {str(operation.status): good}
+    for status in sorted(statuses):
+        described[str(status)] = {"description": _MEANING[status]}
+        if status >= HTTPStatus.BAD_REQUEST:
+            described[str(status)]["content"] = problem
+    return described

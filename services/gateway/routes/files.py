@@ -15,8 +15,9 @@ from shared.taskdir import Entry
 from .. import errors
 from ..domain.errors import Invalid, Missing
 from ..keys import FILES, REQUEST_ID, TASKS, USER
-from .operation import Operation
+from .operation import ANY, Operation
 from .replies import iso, reply, task_id_of
+from .schemas import FileRow, Stored
 from .uploads import received
 
 _TYPES = {".fits": "application/fits", ".vot": "application/x-votable+xml", ".reg": "text/plain", ".log": "text/plain"}
@@ -74,7 +75,8 @@ class OpenFile(web.FileResponse):
             os.close(self._fd)
 
 
-def _rows(entries: Sequence[Entry]) -> list[dict[str, object]]:
+def rows(entries: Sequence[Entry]) -> list[dict[str, object]]:
+    """Write a listing of files."""
     return [
         {
             "name": entry.name,
@@ -94,7 +96,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     path = request.match_info.get("path", "")
     entries = await files.list(task, path)
     if entries is not None:
-        return reply(_rows(entries))
+        return reply(rows(entries))
     if not path:
         raise Missing("The task has no files.")
     return OpenFile(request, await files.open(task, path), path.rstrip("/").rsplit("/", 1)[-1])
@@ -123,9 +125,11 @@ async def delete(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("GET", "/api/tasks/{id}/files", get),
-    Operation("DELETE", "/api/tasks/{id}/files", delete),
-    Operation("GET", "/api/tasks/{id}/files/{path:.+}", get),
-    Operation("POST", "/api/tasks/{id}/files/{path:.+}", put),
-    Operation("DELETE", "/api/tasks/{id}/files/{path:.+}", delete),
+    Operation("GET", "/api/tasks/{id}/files", get, reply=list[FileRow]),
+    Operation("DELETE", "/api/tasks/{id}/files", delete, status=405, errors=(405,)),
+    Operation(
+        "GET", "/api/tasks/{id}/files/{path:.+}", get, reply=list[FileRow], media=(ANY,), errors=(206, 304, 412, 416)
+    ),
+    Operation("POST", "/api/tasks/{id}/files/{path:.+}", put, reply=Stored, status=201, upload=True, errors=(409,)),
+    Operation("DELETE", "/api/tasks/{id}/files/{path:.+}", delete, status=204, errors=(405, 409)),
 )

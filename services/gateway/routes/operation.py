@@ -13,6 +13,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON: Final = "application/json"
+ANY: Final = "*/*"
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Operation:
     query, body
         Models of the query and of the fields of the body; the handler checks with them.
     upload
-        Whether the body may be a form with a `file`.
+        Whether the body may be a form with a `file`; it must be one when there is no model of other fields.
+    form
+        Whether the body may be a form without files as well as JSON.
     media
         Content types of a good answer.
     errors
-        Statuses of refusals. Without saying go 400 of a bad query or body, 401, 403 and 404 of a path with an id,
+        Other statuses: of refusals, 206 and 304. Without saying go 400 of a bad query or body, 401, 403 and 404 of a path with an id,
         500 and 503.
     public
         Whether it needs no login.
@@ -50,6 +53,7 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     upload: bool = False
+    form: bool = False
     media: tuple[str, ...] = (JSON,)
     errors: tuple[int, ...] = ()
     public: bool = False

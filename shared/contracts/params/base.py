@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from ..bands import CATALOGS, FILTERS, band_of
 
@@ -23,6 +33,14 @@ class StepParams(BaseModel):
         coerce_numbers_to_str=True,
         validate_default=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation not in {bool, bool | None}:
+            msg = "must not be true or false"
+            raise ValueError(msg)
+        return value
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "StepParams":
