@@ -136,7 +136,7 @@ class Reconciler:
 
     async def _take_in(self, task: Task, step: RunStep) -> bool:
         """Look for a commit whose report was lost."""
-        manifest = await self._coordinator.committed(task, step)
+        manifest = await self._coordinator.fences.committed(task.id, step)
         if manifest is None or task.run is None:
             return False
         log.warning("report was lost", task=task.id, step=step.name)
@@ -154,7 +154,7 @@ class Reconciler:
         whole = await self._tasks.get(task.id)
         if whole is None or whole.rev != task.rev:
             return
-        await self._coordinator.resume_cancel(whole)
+        await self._coordinator.cancelling.resume(whole)
 
     async def sweep(self, incoming_s: float = _INCOMING_S) -> None:
         """Delete what was set aside, unfinished uploads, and folders of tasks that never came to be.

@@ -161,12 +161,12 @@ async def test_a_cancel_that_comes_late_leaves_the_next_run_alone(site: Gateway,
     await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
     task = await coordinator.tasks.get(task_id)
     closing = await coordinator.tasks.swap(task, runs.begin_cancel(task, task.run.id))
-    assert await coordinator.finish_cancel(closing) == 1
+    assert await coordinator.cancelling.finish(closing) == 1
     await ann.ok("POST", f"/tasks/{task_id}/process/", json={"steps": ["inspect"]})
     old, new = site.worker.seen
     folder = site.worker.root.task(task_id)
     attempt = claim(folder, AttemptKey(new.run_id, "inspect", 1))
-    await coordinator.finish_cancel(closing)  # by a gateway that stood still all the while
+    await coordinator.cancelling.finish(closing)  # by a gateway that stood still all the while
     assert attempt.held()
     assert site.worker.work(old) is None
     attempt.close()

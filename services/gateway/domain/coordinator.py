@@ -1,7 +1,6 @@
 """The coordinator: the only writer of runs. Every transition is a compare-and-set on the task's revision."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,18 +8,20 @@ from typing import Final
 
 import structlog
 
-from shared.broker import Broker, BrokerUnavailable, control_route, step_route
-from shared.contracts.messages import Cancel, StepDone, StepFailed, StepMessage, StepStarted
+from shared.broker import Broker, BrokerUnavailable, step_route
+from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.taskdir import AttemptKey, Commit, Manifest, NotFound, TaskDir, TasksRoot, fence
+from shared.taskdir import Manifest, TasksRoot
 
 from ..model import Run, RunStep, Task, now
 from ..storage import Changed, Tasks
 from . import config as configs
 from . import runs
-from .errors import Conflict, Invalid, Missing, Unavailable
+from .cancelling import Cancelling
+from .errors import Conflict, Missing, Unavailable
 from .fairshare import FairShare
+from .fences import Fences
 from .revisions import Revisions
 from .signs import Signs
 
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Coordinator:
-    """Starts runs, takes in what the services report, cancels."""
+    """Starts runs, and takes in what the services report."""
 
     def __init__(self, tasks: Tasks, root: TasksRoot, broker: Broker, signs: Signs, max_steps_per_user: int) -> None:
         self.tasks = tasks
@@ -40,6 +41,8 @@ class Coordinator:
         self.signs = signs
         self.shares = FairShare(tasks, max_steps_per_user)
         self._revisions = Revisions(tasks)
+        self.fences = Fences(root)
+        self.cancelling = Cancelling(self._revisions, self.fences, signs, broker, self.release)
 
     # ---- starting
 
@@ -114,7 +117,7 @@ class Coordinator:
         run, step = started.run, started.run.current if started.run else None
         if run is None or step is None:
             return None
-        manifest = await self._close(started, run, step)
+        manifest = await self.fences.close(started.id, run.id, step)
 
         def undo(task: Task) -> Task | None:
             if manifest is not None:  # its commit counts
@@ -156,7 +159,7 @@ class Coordinator:
 
     async def publish_again(self, task: Task) -> None:
         """Publish a step that may have been lost; the same message twice is harmless."""
-        if not await self._end_if_closed(task):
+        if not await self.cancelling.end_if_closed(task):
             await self.go_on(task)
 
     def _note_wait(self, task: Task) -> None:
@@ -190,7 +193,7 @@ class Coordinator:
         task, step = found
         if report.attempt != step.attempt:
             # of several attempts only one has committed, and the folder knows which
-            manifest = await self.committed(task, step)
+            manifest = await self.fences.committed(task.id, step)
             if manifest is not None:
                 await self.take_in(task.id, report.run_id, step, manifest)
             return
@@ -202,7 +205,7 @@ class Coordinator:
         if found is None:
             return
         task, step = found
-        manifest = await self.committed(task, step)
+        manifest = await self.fences.committed(task.id, step)
         if manifest is not None:
             await self.take_in(task.id, report.run_id, step, manifest)
         elif report.attempt == step.attempt:
@@ -214,14 +217,14 @@ class Coordinator:
         step = runs.current_of(task, message.run_id, message.step_id)
         if task is None or task.run is None or step is None:
             return
-        manifest = await self.committed(task, step)
+        manifest = await self.fences.committed(task.id, step)
         if manifest is not None:
             await self.take_in(task.id, message.run_id, step, manifest)
             return
-        if message.attempt < step.attempt and not await asyncio.to_thread(self._folder(task).closed, message.run_id):
+        if message.attempt < step.attempt and not await self.fences.closed(task.id, message.run_id):
             return  # it was given up, and the next one may be at work
         # a copy of the message may be at work: from here on it cannot commit
-        manifest = await self._close(task, task.run, step)
+        manifest = await self.fences.close(task.id, message.run_id, step)
 
         def end(seen: Task) -> Task | None:
             current = runs.current_of(seen, message.run_id, step.id)
@@ -232,11 +235,6 @@ class Coordinator:
             return runs.fail(seen, step.id, current.attempt, reason, now(), committed=False)
 
         await self._end(task.id, message.run_id, step.id, end)
-
-    async def committed(self, task: Task, step: RunStep) -> Manifest | None:
-        """Look into the folder for what a step has committed, whichever attempt."""
-        commit = Commit(step.seq, STEPS[step.name].rank, step.name)
-        return await asyncio.to_thread(self._folder(task).manifest, commit)
 
     async def take_in(self, task_id: int, run_id: str, step: RunStep, manifest: Manifest) -> None:
         """Let a commit have its effect."""
@@ -271,7 +269,7 @@ class Coordinator:
             await self._release_waiting(new)
             await self.release(run.user, step.name, began)
             if not new.running:
-                await asyncio.to_thread(self._folder(new).clear, run_id)
+                await self.fences.clear(task_id, run_id)
             return
 
     async def _fail(
@@ -290,7 +288,7 @@ class Coordinator:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
             await self.release(new.run.user, name, began)
-            await asyncio.to_thread(self._folder(new).clear, run_id)
+            await self.fences.clear(task_id, run_id)
 
     async def go_on(self, task: Task) -> None:
         """Publish the current step; if the broker is away the reconciler does it later."""
@@ -319,86 +317,23 @@ class Coordinator:
 
     async def retry(self, task: Task, step: RunStep) -> None:
         """Give a silent attempt up: fence it, and publish the next one, unless it has committed after all."""
-        if task.run is None or await self._end_if_closed(task):
+        if task.run is None or await self.cancelling.end_if_closed(task):
             return
         run_id = task.run.id
         new = await self._revisions.change(task.id, run_id, lambda seen: runs.retry(seen, step.id, step.attempt))
         if new is None:
             return
-        await asyncio.to_thread(fence, self._folder(task), AttemptKey(run_id, step.name, step.attempt))
-        manifest = await self.committed(new, step)
+        await self.fences.give_up(task.id, run_id, step)
+        manifest = await self.fences.committed(task.id, step)
         if manifest is not None:
             await self.take_in(task.id, run_id, step, manifest)
         else:
             log.warning("silent attempt given up", task=task.id, run=run_id, step=step.name, attempt=step.attempt)
             await self.go_on(new)
 
-    # ---- cancelling
-
     async def cancel(self, task_id: int, run_id: str) -> int:
-        """Cancel a run; what was not committed before has no effect.
-
-        Returns
-        -------
-        int
-            How many steps had not ended.
-
-        Raises
-        ------
-        Invalid
-            When the run has ended.
-        """
-        closed = await self._revisions.change(task_id, run_id, lambda task: runs.begin_cancel(task, run_id))
-        task = closed or await self.tasks.get(task_id)
-        if task is None or task.run is None or task.run.id != run_id or not task.run.active:
-            raise Invalid("The task is not running.")
-        return await self.finish_cancel(task)
-
-    async def finish_cancel(self, task: Task) -> int:
-        """Fence the folder of a run that is closed to reports, take in what was committed before, and end it."""
-        run, step = task.run, task.run.current if task.run else None
-        if run is None or step is None:
-            return 0
-        manifest = await self._close(task, run, step)
-        new, revoked = runs.settle_cancel(task, step, manifest, now())
-        began = None if step.status is StepStatus.WAITING else time.monotonic()  # what waited had no place
-        try:
-            await self._revisions.swap(task, new)
-        except Changed:
-            log.info("another has ended the run", task=task.id)
-        else:
-            self.signs.forget(step.id)
-            await self.broker.tell(control_route(), Cancel(task_id=task.id, run_id=run.id, at=now()))
-            await self.release(run.user, step.name, began)
-        if not revoked:
-            raise Invalid("The task has just ended.")
-        return revoked
-
-    async def resume_cancel(self, task: Task) -> None:
-        """Finish a cancel that a gateway died in."""
-        try:
-            await self.finish_cancel(task)
-        except Invalid:
-            log.info("run had ended before its cancel", task=task.id)
-
-    async def _end_if_closed(self, task: Task) -> bool:
-        """End a run that a gateway has closed in the folder, and then died."""
-        if task.run is None or not await asyncio.to_thread(self._folder(task).closed, task.run.id):
-            return False
-        with contextlib.suppress(Invalid):
-            await self.cancel(task.id, task.run.id)
-        return True
-
-    async def _close(self, task: Task, run: Run, step: RunStep) -> Manifest | None:
-        """Let nothing of a run take effect any more; gives what its current step has committed before."""
-        try:
-            await asyncio.to_thread(self._folder(task).close, run.id)
-        except NotFound:
-            return None
-        return await self.committed(task, step)
-
-    def _folder(self, task: Task) -> TaskDir:
-        return self.root.task(task.id)
+        """Cancel a run; see `Cancelling.cancel`."""
+        return await self.cancelling.cancel(task_id, run_id)
 
 
 def _held(task: Task) -> tuple[str, str] | None:

@@ -25,6 +25,10 @@ class Revisions:
         self._tasks = tasks
         self._latest: dict[int, Task] = {}
 
+    async def read(self, task_id: int) -> Task | None:
+        """Read a task from the store."""
+        return await self._tasks.get(task_id)
+
     async def swap(self, old: Task, new: Task) -> Task:
         """Write a task, if the store still holds the old one.
 
