@@ -59,6 +59,8 @@ class Attempt:
             # a closed descriptor's number may be another file's by now
             if not self._closed.is_set():
                 os.pwrite(self.lease_fd, f"{self.owner} {count:012d}".encode(), 0)
+                if count:
+                    os.fdatasync(self.lease_fd)  # NFS would keep it from other hosts for as long as a lease lasts
 
     def held(self) -> bool:
         """Tell whether no fence has taken the folder."""

@@ -118,6 +118,16 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _sync(folder: Path) -> None:
+    """Write the names in a folder to the disk; one that was swept meanwhile needs none."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 class TaskDir:
     """One task's folder.
 
@@ -237,6 +247,9 @@ class TaskDir:
             seen = self.manifest(commit)
             if seen is None or seen.owner != manifest.owner:
                 return False
+        # whoever is told of the commit must find it after a loss of power, too
+        _sync(target)
+        _sync(target.parent)
         with contextlib.suppress(OSError):
             # the commit counts whatever becomes of the view: the volume may be full, or know no links
             self.tidy()
