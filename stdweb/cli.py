@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -113,20 +114,25 @@ def token_revoke(name: Name) -> None:
 @preset_app.command("add")
 def preset_add(
     name: Annotated[str, typer.Argument(help="Name of the preset")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files for the tasks that start from it, such as custom_mask.fits", dir_okay=False),
+    ] = None,
     config: Annotated[list[str] | None, typer.Option(help="Option, key=value; may be repeated")] = None,
 ) -> None:
     """Add a preset."""
     options = parse_config(config or [])
-    _with_store(lambda admin: admin.add_preset(name, options))
+    data_dir = _data_dir()
+    _with_store(lambda admin: admin.add_preset(name, options, files or (), data_dir))
     console.print(f"Added preset {name}")
 
 
 @preset_app.command("list")
 def preset_list() -> None:
     """List the presets."""
-    table = Table("id", "name", "config")
+    table = Table("id", "name", "config", "files")
     for preset in _with_store(lambda admin: admin.list_presets()):
-        table.add_row(str(preset.id), preset.name, json.dumps(preset.config))
+        table.add_row(str(preset.id), preset.name, json.dumps(preset.config), ", ".join(preset.files))
     console.print(table)
 
 
@@ -141,6 +147,12 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+def _data_dir() -> Path | None:
+    """Find the shared volume of the running stack, or the one that the environment names; None when not known."""
+    state = StackState.load(STATE_FOLDER)
+    return StackSettings.read().data_dir or (state.volume if state else None)
 
 
 def _with_store(work: Callable[["Admin"], Awaitable[T]]) -> T:

@@ -70,6 +70,11 @@ class StackState(BaseModel):
     mongo_url: str = ""
     mirror_dir: Path | None = None
 
+    @property
+    def volume(self) -> Path:
+        """The shared volume, where the environment names no other."""
+        return self.folder / "volume"
+
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Read the state kept in `folder`; None when there is none."""

@@ -1,11 +1,14 @@
 """What the command line does with users, tokens and presets. For people who have the store's address."""
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from .domain import config as configs
 from .domain.auth import Auth
 from .domain.errors import Invalid
+from .domain.presets import PresetFiles
 from .domain.throttle import Throttle
 from .model import GRANTS, Preset, User, now
 from .storage import Attempts, Duplicate, SessionStore, Store, Users
@@ -118,11 +121,42 @@ class Admin:
         await self._known(name)
         return await self._users.revoke_tokens(name)
 
-    async def add_preset(self, name: str, config: Mapping[str, Any]) -> Preset:
-        """Store a preset; its config is checked."""
-        if not name or not name.isprintable():
-            raise Invalid.field("name", "must be a printable text")
-        return await self._users.add_preset(name, configs.merge({}, configs.parse(dict(config))))
+    async def add_preset(
+        self, name: str, config: Mapping[str, Any], files: Sequence[Path] = (), data_dir: Path | None = None
+    ) -> Preset:
+        """Store a preset; its config is checked.
+
+        Parameters
+        ----------
+        files
+            Copied into each task that starts from it, under their own names.
+        data_dir
+            The shared volume, which is needed for files.
+
+        Raises
+        ------
+        Invalid
+            For a bad name, config or file.
+        """
+        if not name or len(name) > _MAX_NAME or not name.isprintable():
+            raise Invalid.field("name", f"must be a printable text of at most {_MAX_NAME} characters")
+        checked = configs.merge({}, configs.parse(dict(config)))
+        if not files:
+            preset = Preset(await self._users.new_preset_id(), name, checked)
+            await self._users.add_preset(preset)
+            return preset
+        if data_dir is None:
+            raise Invalid.field("files", "the shared volume is not known here; set STDWEB_DATA_DIR")
+        folder = PresetFiles(data_dir)
+        names = await asyncio.to_thread(folder.names, files)
+        preset = Preset(await self._users.new_preset_id(), name, checked, names)
+        await asyncio.to_thread(folder.keep, preset.id, files)
+        try:
+            await self._users.add_preset(preset)
+        except BaseException:
+            await asyncio.to_thread(folder.drop, preset.id)
+            raise
+        return preset
 
     async def list_presets(self) -> list[Preset]:
         """List the presets by id."""

@@ -19,10 +19,15 @@ from shared.taskdir import TasksRoot
 from . import keys
 from .domain.auth import Auth
 from .domain.coordinator import Coordinator
+from .domain.data import Data
+from .domain.edits import Edits
 from .domain.files import Files
 from .domain.images import Images
+from .domain.making import Making
+from .domain.presets import PresetFiles, Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.room import Room
 from .domain.sessions import Sessions
 from .domain.signs import Signs
 from .domain.tasks import TaskService
@@ -67,8 +72,13 @@ def build_app(
         timedelta(seconds=settings.session_longest_s),
     )
     app[keys.COORDINATOR] = coordinator
-    app[keys.TASKS] = TaskService(tasks, users, root, coordinator)
+    app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
+    app[keys.DATA] = Data(settings.data_dir)
+    app[keys.PRESETS] = Presets(users)
+    making = Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM])
+    app[keys.TASKS] = TaskService(tasks, users, root, coordinator, making)
     app[keys.FILES] = Files(root, images)
+    app[keys.EDITS] = Edits(root, images, broker)
     app[keys.PREVIEWS] = Previews(root, settings.data_dir, broker)
     app[keys.QUEUE] = QueueService(tasks, coordinator, signs)
     app[keys.LISTENING] = asyncio.Event()

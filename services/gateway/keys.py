@@ -11,9 +11,13 @@ from shared.taskdir import TasksRoot
 
 from .domain.auth import Auth
 from .domain.coordinator import Coordinator
+from .domain.data import Data
+from .domain.edits import Edits
 from .domain.files import Files
+from .domain.presets import Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.room import Room
 from .domain.sessions import Sessions
 from .domain.tasks import TaskService
 from .model import User
@@ -26,7 +30,11 @@ ROOT: Final = web.AppKey("root", TasksRoot)
 AUTH: Final = web.AppKey("auth", Auth)
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 TASKS: Final = web.AppKey("tasks", TaskService)
+DATA: Final = web.AppKey("data", Data)
+PRESETS: Final = web.AppKey("presets", Presets)
+ROOM: Final = web.AppKey("room", Room)
 FILES: Final = web.AppKey("files", Files)
+EDITS: Final = web.AppKey("edits", Edits)
 PREVIEWS: Final = web.AppKey("previews", Previews)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)

@@ -169,8 +169,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named config that tasks may start from."""
+    """A named config that tasks may start from.
+
+    Parameters
+    ----------
+    files
+        Names of the files that go with it.
+    """
 
     id: int
     name: str
     config: dict[str, Any]
+    files: tuple[str, ...] = ()

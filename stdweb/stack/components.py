@@ -67,7 +67,7 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
     common = dict(os.environ) | marked(state.mark)
     for name in ("HOST", "PORT", "AMQP_URL", "MONGO_URL", "MIRROR_DIR", "SLOTS"):
         common.pop(PREFIX + name, None)
-    data_dir = (settings.data_dir or state.folder / "volume").resolve()
+    data_dir = (settings.data_dir or state.volume).resolve()
     for folder in (data_dir, state.mirror_dir):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

@@ -2,53 +2,34 @@
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
-from shared.contracts import states
 from shared.taskdir import TasksRoot
 
 from ..model import EDIT_ALL, VIEW_ALL, Run, Task, User, now
-from ..storage import Changed, StoreAway, Tasks, Users
-from . import access, images, orphans
+from ..storage import Changed, Tasks, Users
+from . import access, orphans
 from . import config as configs
 from .coordinator import Coordinator
 from .errors import Conflict, Forbidden, Invalid, Missing
+from .making import Making, NewTask
 
 MAX_TEXT: Final = 1024
 _TRIES: Final = 50
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """What a client sent to create a task.
-
-    Parameters
-    ----------
-    fields
-        The fields as they came: texts from a form, anything from JSON.
-    upload
-        Uploaded file, in the folder for incoming files; None without one.
-    upload_name
-        Name that the client gave it.
-    """
-
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    upload: Path | None = None
-    upload_name: str = ""
+_DOUBLES: Final = 5
 
 
 class TaskService:
     """What users do with tasks, but for running them and for their files."""
 
-    def __init__(self, tasks: Tasks, users: Users, root: TasksRoot, coordinator: Coordinator) -> None:
+    def __init__(self, tasks: Tasks, users: Users, root: TasksRoot, coordinator: Coordinator, making: Making) -> None:
         self._tasks = tasks
         self._users = users
         self._root = root
         self._coordinator = coordinator
+        self._making = making
 
     async def find(self, task_id: int) -> Task:
         """Read a task, whoever asks.
@@ -112,62 +93,26 @@ class TaskService:
             Naming the bad fields.
         """
         fields = new.fields
-        asked = configs.merge(await self._preset(fields.get("preset")), configs.parse(fields.get("config")))
-        groups = await self._groups(fields.get("groups", ()), user)
         name = _text(fields, "original_name") or new.upload_name
         if not name:
             raise Invalid.field("original_name", "is needed when no file is given (field `file` or `local_file`)")
-        at = now()
-        task = Task(
-            id=await self._new_id(),
-            original_name=_checked(name, "original_name"),
-            title=_text(fields, "title") or "",
-            user=user.name,
-            groups=groups,
-            created=at,
-            modified=at,
-            state=states.INITIAL if new.upload is None else states.UPLOADED,
-            asked=asked,
-            seq=0 if new.upload is None else 1,
-        )
-        # to its end even if the client goes away meanwhile
-        await asyncio.shield(asyncio.create_task(self._make(task, new.upload)))
-        return task
+        name, title = _checked(name, "original_name"), _text(fields, "title") or ""
+        groups = await self._groups(fields.get("groups", ()), user)
+        return await self._making.new(user, new, name=name, title=title, groups=groups)
 
-    async def _new_id(self) -> int:
-        while True:
-            task_id = await self._tasks.next_id()
-            # there may be folders of a store that was lost: they are not ours to touch
-            if not await asyncio.to_thread(self._root.task(task_id).exists):
-                return task_id
+    async def duplicate(self, task_id: int, user: User) -> Task:
+        """Make a task of the user with all files and the config of one that the user may see.
 
-    async def _make(self, task: Task, upload: Path | None) -> None:
-        folder = self._root.task(task.id)
-        await asyncio.to_thread(folder.create)
-        try:
-            await asyncio.to_thread(orphans.disown, folder)
-            if upload is not None:
-                owner = uuid.uuid4().hex
-                await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), upload, 1, owner)
-            await self._tasks.insert(task)
-        except BaseException:
-            await asyncio.to_thread(folder.set_aside)
-            with contextlib.suppress(StoreAway):
-                await self._tasks.delete(task.id)  # the store may have taken it all the same
-            raise
-        await asyncio.to_thread(orphans.own, folder)
-
-    async def _preset(self, value: object) -> dict[str, Any]:
-        if value in (None, ""):
-            return {}
-        try:
-            preset_id = int(str(value))
-        except ValueError:
-            raise Invalid.field("preset", "must be the id of a preset") from None
-        preset = await self._users.preset(preset_id) if 0 < preset_id < 2**31 else None
-        if preset is None:
-            raise Invalid.field("preset", f"there is no preset {preset_id}")
-        return preset.config
+        Raises
+        ------
+        Conflict
+            While it runs, or its image is being changed.
+        """
+        for _ in range(_DOUBLES):
+            task = await self.for_view(task_id, user)
+            with contextlib.suppress(Changed):
+                return await self._making.double(task, user)
+        raise Conflict("The task changes too often; try again.")
 
     async def _groups(self, value: object, user: User, before: Collection[str] = ()) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -236,7 +181,7 @@ class TaskService:
                 await self._coordinator.cancel(task_id, task.chain_id)
         folder = self._root.task(task_id)
         await asyncio.to_thread(orphans.disown, folder)
-        if not await self._tasks.delete(task_id):
+        if not await self._tasks.delete(task.id):
             raise Missing(f"There is no task {task_id}.")
         await asyncio.to_thread(folder.set_aside)
 

@@ -5,11 +5,39 @@ from typing import Final
 
 from aiohttp import web
 
-from . import auth, description, edits, files, health, history, previews, process, queue, reference, tasks
+from . import (
+    auth,
+    data,
+    description,
+    edits,
+    files,
+    health,
+    history,
+    presets,
+    previews,
+    process,
+    queue,
+    reference,
+    tasks,
+)
 
 OPERATIONS: Final = tuple(
     operation
-    for module in (auth, tasks, process, history, edits, files, previews, queue, reference, health, description)
+    for module in (
+        auth,
+        tasks,
+        process,
+        history,
+        edits,
+        files,
+        previews,
+        data,
+        presets,
+        queue,
+        reference,
+        health,
+        description,
+    )
     for operation in module.ROUTES
 )
 

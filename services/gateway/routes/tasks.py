@@ -1,16 +1,48 @@
 """Tasks: list, create, get, change, delete."""
 
-from typing import Final
+from typing import Annotated, Any, Final
 
 from aiohttp import web
+from pydantic import Field
 
 from ..domain.errors import Invalid
+from ..domain.tasks import MAX_TEXT
 from ..keys import TASKS, USER
 from .operation import Operation
 from .replies import full, listed, read_fields, reply, task_id_of
+from .schemas import Fields, TaskState, TaskWhole
 from .uploads import received
 
 _MAX_NUMBER: Final = 2**31
+
+Config = Annotated[
+    dict[str, Any] | str | None,
+    Field(description="Options of the steps; a text holds JSON, or a Python literal", examples=[{"filter": "R"}]),
+]
+Groups = Annotated[
+    list[str] | str | None, Field(description="Names of groups that may see, change and run it; or with commas")
+]
+
+
+class Create(Fields):
+    """A new task; it needs a file, or `original_name`."""
+
+    local_file: str | None = Field(None, description="A file of the shared data directory, instead of an upload")
+    ext: int | None = Field(None, ge=0, le=999, description="Number of the extension to take of the file, from 0")
+    original_name: str | None = Field(None, max_length=MAX_TEXT, description="By default the name of the file")
+    title: str | None = Field(None, max_length=MAX_TEXT)
+    config: Config = None
+    preset: int | None = Field(None, description="Its config is the base, and its files are copied")
+    groups: Groups = None
+
+
+class Change(Fields):
+    """What to change of a task."""
+
+    original_name: str | None = Field(None, max_length=MAX_TEXT)
+    title: str | None = Field(None, max_length=MAX_TEXT)
+    config: Config = Field(None, description="Merged; null removes a key")
+    groups: Groups = None
 
 
 def _number(request: web.Request, name: str, least: int) -> int | None:
@@ -77,6 +109,11 @@ async def change(request: web.Request) -> web.Response:
     return reply(full(request, task))
 
 
+async def duplicate(request: web.Request) -> web.Response:
+    """Make a task of the caller with all files and the config of another."""
+    return reply(full(request, await request.app[TASKS].duplicate(task_id_of(request), request[USER])), 201)
+
+
 async def delete(request: web.Request) -> web.Response:
     """Delete a task."""
     await request.app[TASKS].delete(task_id_of(request), request[USER])
@@ -85,10 +122,11 @@ async def delete(request: web.Request) -> web.Response:
 
 ROUTES = (
     Operation("GET", "/api/tasks", index),
-    Operation("POST", "/api/tasks", create),
-    Operation("GET", "/api/tasks/{id}", detail),
-    Operation("POST", "/api/tasks/{id}", change),
-    Operation("PATCH", "/api/tasks/{id}", change),
-    Operation("DELETE", "/api/tasks/{id}", delete),
-    Operation("GET", "/api/tasks/{id}/state", state),
+    Operation("POST", "/api/tasks", create, reply=TaskWhole, status=201, body=Create, upload=True),
+    Operation("GET", "/api/tasks/{id}", detail, reply=TaskWhole),
+    Operation("POST", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),
+    Operation("PATCH", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),
+    Operation("DELETE", "/api/tasks/{id}", delete, status=204),
+    Operation("GET", "/api/tasks/{id}/state", state, reply=TaskState),
+    Operation("POST", "/api/tasks/{id}/duplicate", duplicate, reply=TaskWhole, status=201, errors=(409,)),
 )

@@ -20,6 +20,10 @@ def _user(doc: dict[str, Any]) -> User:
     return User(doc["_id"], bool(doc["is_staff"]), frozenset(doc["groups"]), frozenset(doc["grants"]))
 
 
+def _preset(doc: dict[str, Any]) -> Preset:
+    return Preset(doc["_id"], doc["name"], json.loads(doc["config"]), tuple(doc.get("files", ())))
+
+
 class Users:
     """Users, and what belongs to them."""
 
@@ -114,21 +118,24 @@ class Users:
 
     # ---- presets
 
-    async def add_preset(self, name: str, config: dict[str, Any]) -> Preset:
+    async def new_preset_id(self) -> int:
+        """Draw the id of a new preset."""
+        return await self._store.next_id("presets")
+
+    async def add_preset(self, preset: Preset) -> None:
         """Store a preset."""
-        preset = Preset(await self._store.next_id("presets"), name, config)
+        document = {"_id": preset.id, "name": preset.name, "config": dumps(preset.config), "files": list(preset.files)}
         async with answering():
-            await self._presets.insert_one({"_id": preset.id, "name": name, "config": dumps(config)})
-        return preset
+            await self._presets.insert_one(document)
 
     async def preset(self, preset_id: int) -> Preset | None:
         """Read a preset."""
         async with answering():
             doc = await self._presets.find_one({"_id": preset_id})
-        return Preset(doc["_id"], doc["name"], json.loads(doc["config"])) if doc else None
+        return _preset(doc) if doc else None
 
     async def presets(self) -> list[Preset]:
         """List the presets by id."""
         async with answering():
             docs = await self._presets.find({}).sort("_id", 1).to_list(None)
-        return [Preset(doc["_id"], doc["name"], json.loads(doc["config"])) for doc in docs]
+        return [_preset(doc) for doc in docs]

@@ -1,0 +1,185 @@
+"""Making tasks: new ones, and doubles of others. Whole, or not at all."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shared.contracts import states
+from shared.taskdir import NotFound, TaskDir, TasksRoot, copy_task
+from shared.taskdir.folder import INPUTS
+
+from ..model import Preset, Task, User, now
+from ..storage import Changed, StoreAway, Tasks, Users
+from . import config as configs
+from . import images, orphans
+from .errors import Conflict, Invalid, Missing
+from .presets import PresetFiles
+from .room import Room
+
+_RUNNING = "The task is running; duplicate it when it has ended, or cancel it."
+_EDITED = "The image of the task is just being changed; try again in a moment."
+_NO_FILES = "The files of the task cannot be found; tell the administrator."
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a client sent to create a task.
+
+    Parameters
+    ----------
+    fields
+        The fields as they came: texts from a form, anything from JSON.
+    upload
+        Uploaded file, in the folder for incoming files; None without one.
+    upload_name
+        Name that the client gave it.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    upload: Path | None = None
+    upload_name: str = ""
+
+
+class Making:
+    """Makes tasks; the caller has checked names and rights."""
+
+    def __init__(self, tasks: Tasks, users: Users, root: TasksRoot, presets: PresetFiles, room: Room) -> None:
+        self._tasks = tasks
+        self._users = users
+        self._root = root
+        self._presets = presets
+        self._room = room
+
+    async def new(self, user: User, new: NewTask, *, name: str, title: str, groups: tuple[str, ...]) -> Task:
+        """Make a task with its folder, its image and the files of its preset.
+
+        Raises
+        ------
+        Invalid
+            Naming the bad fields.
+        """
+        preset = await self._preset(new.fields.get("preset"))
+        asked = configs.merge({} if preset is None else preset.config, configs.parse(new.fields.get("config")))
+        if (ext := _extension(new)) is not None:
+            asked = configs.merge(asked, {"ext": ext})
+        at = now()
+        task = Task(
+            id=await self._new_id(),
+            original_name=name,
+            title=title,
+            user=user.name,
+            groups=groups,
+            created=at,
+            modified=at,
+            state=states.INITIAL if new.upload is None else states.UPLOADED,
+            asked=asked,
+            seq=0 if new.upload is None else 1,
+        )
+
+        async def fill(folder: TaskDir) -> None:
+            if preset is not None:
+                await asyncio.to_thread(self._presets.copy, preset, folder.path / INPUTS, self._room)
+                await asyncio.to_thread(folder.tidy)
+            if new.upload is not None:
+                owner = uuid.uuid4().hex
+                await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), new.upload, 1, owner)
+
+        await self._make(task, fill)
+        return task
+
+    async def double(self, source: Task, user: User) -> Task:
+        """Make a task of the user with all files and the config of another; it is shared with nobody.
+
+        Raises
+        ------
+        Changed
+            When the other one changed meanwhile.
+        Conflict
+            While it runs, or its image is being changed.
+        """
+        if source.running:
+            raise Conflict(_RUNNING)
+        if source.pending is not None:
+            raise Conflict(_EDITED)
+        self._room.check(0)
+        at = now()
+        double = replace(
+            source,
+            id=await self._new_id(),
+            user=user.name,
+            groups=(),
+            created=at,
+            modified=at,
+            rev=0,
+            run=None,
+        )
+
+        async def fill(folder: TaskDir) -> None:
+            original = self._root.task(source.id)
+            try:
+                await asyncio.to_thread(copy_task, original, folder, self._room.check)
+            except NotFound:
+                if not await asyncio.to_thread(original.exists):
+                    raise Missing(_NO_FILES) from None
+                raise Changed(source.id) from None
+            # its steps, and changes of its image, would have told the store before touching a file
+            if not await self._same(source):
+                raise Changed(source.id)
+
+        await self._make(double, fill)
+        return double
+
+    async def _same(self, task: Task) -> bool:
+        seen = await self._tasks.get(task.id)
+        return seen is not None and seen.rev == task.rev
+
+    async def _new_id(self) -> int:
+        while True:
+            task_id = await self._tasks.next_id()
+            # there may be folders of a store that was lost: they are not ours to touch
+            if not await asyncio.to_thread(self._root.task(task_id).exists):
+                return task_id
+
+    async def _make(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]]) -> None:
+        # to its end even if the client goes away meanwhile
+        await asyncio.shield(asyncio.create_task(self._make_whole(task, fill)))
+
+    async def _make_whole(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]]) -> None:
+        folder = self._root.task(task.id)
+        await asyncio.to_thread(folder.create)
+        try:
+            await asyncio.to_thread(orphans.disown, folder)
+            await fill(folder)
+            await self._tasks.insert(task)
+        except BaseException:
+            await asyncio.to_thread(folder.set_aside)
+            with contextlib.suppress(StoreAway):
+                await self._tasks.delete(task.id)  # the store may have taken it all the same
+            raise
+        await asyncio.to_thread(orphans.own, folder)
+
+    async def _preset(self, value: object) -> Preset | None:
+        if value in (None, ""):
+            return None
+        try:
+            preset_id = int(str(value))
+        except ValueError:
+            raise Invalid.field("preset", "must be the id of a preset") from None
+        preset = await self._users.preset(preset_id) if 0 < preset_id < 2**31 else None
+        if preset is None:
+            raise Invalid.field("preset", f"there is no preset {preset_id}")
+        return preset
+
+
+def _extension(new: NewTask) -> object:
+    """Give the extension to take of the file; None when none is named."""
+    value = new.fields.get("ext")
+    if value is None or value == "":
+        return None
+    if new.upload is None:
+        raise Invalid.field("ext", "picks an extension of a file, but none is given (field `file` or `local_file`)")
+    return value

@@ -1,0 +1,57 @@
+"""The shared data directory: list, download, show."""
+
+import os
+
+from aiohttp import web
+
+from shared.contracts.preview import CONTENT_TYPES, PreviewOptions
+
+from ..domain.errors import Missing
+from ..domain.previews import Source
+from ..keys import DATA
+from .files import OpenFile, rows
+from .operation import Operation
+from .previews import options_of, send
+from .replies import reply
+from .schemas import FileRow
+
+_PREVIEW = "/preview"
+
+
+async def get(request: web.Request) -> web.StreamResponse:
+    """Send a file of the shared data directory, or list a folder of it."""
+    data, path = request.app[DATA], request.match_info.get("path", "")
+    entries = await data.entries(path)
+    if entries is not None:
+        return reply(rows(entries))
+    bare = path.removesuffix("/")
+    try:
+        fd = await data.open(bare)
+    except Missing:
+        if not bare.endswith(_PREVIEW):
+            raise
+        return await _show(request, bare.removesuffix(_PREVIEW))
+    return OpenFile(request, fd, bare.rsplit("/", 1)[-1])
+
+
+async def preview(request: web.Request) -> web.StreamResponse:
+    """Send the picture of an image of the shared data directory."""
+    return await get(request)
+
+
+async def _show(request: web.Request, path: str) -> web.Response:
+    fd = await request.app[DATA].open(path)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return await send(request, Source(None, path, status), options_of(PreviewOptions, request.query))
+
+
+_PATH = "/api/files/{path:.+}"
+
+ROUTES = (
+    Operation("GET", "/api/files", get, reply=list[FileRow]),
+    Operation("GET", _PATH + _PREVIEW + "/", preview, query=PreviewOptions, media=tuple(CONTENT_TYPES.values())),
+    Operation("GET", _PATH, get, reply=list[FileRow], media=("application/octet-stream",), errors=(416,)),
+)
