@@ -1,5 +1,5 @@
 from shared.worker.runtime import main
 
-from .spec import SPECS
+from .spec import REQUESTS, SPECS
 
-main("inspect", SPECS)
+main("inspect", SPECS, REQUESTS)

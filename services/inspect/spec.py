@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from shared.contracts.edits import EDIT_LIMIT_S, EDIT_REQUEST, IMAGE, ORIGINAL
+from shared.contracts.rpc import IMAGE_EDIT
 from shared.contracts.steps import STEPS
+from shared.worker.request import RequestContext, RequestSpec
 from shared.worker.step import StepContext, StepSpec
 
 
@@ -18,9 +21,16 @@ def _inspect(ctx: StepContext) -> dict[str, Any]:
     return inspect(ctx)
 
 
+def _edit(ctx: RequestContext) -> None:
+    from .edits import edit
+
+    edit(ctx)
+
+
 def _warm() -> None:
     from shared.science.start import prepare
 
+    from . import edits  # noqa: F401
     from .run import warm
 
     prepare()
@@ -28,3 +38,5 @@ def _warm() -> None:
 
 
 SPECS = (StepSpec(STEPS["cleanup"], _cleanup, _warm), StepSpec(STEPS["inspect"], _inspect, _warm))
+
+REQUESTS = (RequestSpec(IMAGE_EDIT, "edit", EDIT_REQUEST, (IMAGE, ORIGINAL), EDIT_LIMIT_S, _edit, _warm),)

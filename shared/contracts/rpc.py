@@ -5,6 +5,8 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from .messages import FileInfo
+
 
 class Rpc(BaseModel):
     """One kind of request: who answers it, and how long the asker waits."""
@@ -22,8 +24,9 @@ class Rpc(BaseModel):
 
 
 PREVIEW_RENDER: Final = Rpc(name="preview.render", service="preview", time_limit_s=45)
+IMAGE_EDIT: Final = Rpc(name="image.edit", service="inspect", time_limit_s=150)
 
-RPCS: Final[Mapping[str, Rpc]] = {rpc.name: rpc for rpc in (PREVIEW_RENDER,)}
+RPCS: Final[Mapping[str, Rpc]] = {rpc.name: rpc for rpc in (PREVIEW_RENDER, IMAGE_EDIT)}
 
 
 class RpcMessage(BaseModel):
@@ -51,3 +54,21 @@ class Refusal(RpcMessage):
     status: Literal["bad", "missing", "later", "fault"] = Field(
         "bad", description="The user can mend it; there is no such thing; it may work later; our fault"
     )
+
+
+class FolderRequest(Request):
+    """A request whose answer is files: the asker makes a folder for them, and commits what the service leaves there.
+
+    The folder is the fence: once the asker has moved it away nobody who comes late can put anything into it.
+    """
+
+    task_id: int
+    source: str = Field(pattern=r"^[0-9a-f]{32}$", description="Name of the folder, among the incoming files")
+
+
+class Prepared(RpcMessage):
+    """The files are there, whole and on the disk, in a folder of their own below the asker's."""
+
+    kind: Literal["prepared"] = "prepared"
+    folder: str = Field(pattern=r"^[0-9a-f]{32}$", description="Its name")
+    files: tuple[FileInfo, ...]

@@ -4,7 +4,8 @@ import gzip
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,18 +107,91 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
     DataError
         When there is no such plane, or the file is damaged.
     """
+    with open_plane(path) as plane, quiet_fits():
+        with _reading():
+            image = _scaled(plane)
+        return _unscale_asinh(image, plane.header), plane.header
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The first usable plane of an open FITS file, before its pixels are read.
+
+    Parameters
+    ----------
+    hdu
+        The part of the file that holds it.
+    number
+        Of that part, from 0.
+    raw_header
+        As it was read, with what the primary header adds.
+    header
+        The same, repaired card by card.
+    axes
+        Lengths of all axes of the part, the last one is that of a row.
+    """
+
+    hdu: Any
+    number: int
+    raw_header: fits.Header
+    header: fits.Header
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.axes[-2], self.axes[-1]
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows, as numbers of the type that astropy gives them.
+
+        Raises
+        ------
+        DataError
+            When the file is damaged there.
+        """
+        first = (0,) * (len(self.axes) - _PLANE_AXES)
+        with _reading(), quiet_fits():
+            block: NDArray[Any] = self.hdu.section[(*first, slice(start, stop), slice(None))]
+        return block
+
+
+@contextmanager
+def open_plane(path: Path, *, stored: bool = False) -> Iterator[Plane]:
+    """Open a file at its first usable plane; see `read_image`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    stored
+        Whether pixels are given as they are stored, without the scaling by BSCALE and BZERO.
+
+    Raises
+    ------
+    DataError
+        When there is no such plane, or the file is damaged.
+    """
     size_bytes = _content_bytes(path)
-    with quiet_fits():
-        try:
-            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
-                image, header = _first_plane(hdus, size_bytes)
-        except FITS_FAULTS as error:
-            raise DataError(
-                "bad_fits",
-                "The image is damaged or not valid FITS: it cannot be read. Try to repair it, or upload it again.",
-                reason=f"{type(error).__name__}: {error}",
-            ) from error
-        return _unscale_asinh(image, header), header
+    with ExitStack() as stack:
+        with _reading(), quiet_fits():
+            hdus = stack.enter_context(
+                fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True, do_not_scale_image_data=stored)
+            )
+            plane = _first_plane(hdus, size_bytes)
+        yield plane
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except FITS_FAULTS as error:
+        raise DataError(
+            "bad_fits",
+            "The image is damaged or not valid FITS: it cannot be read. Try to repair it, or upload it again.",
+            reason=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def write_image(path: Path, image: NDArray[Any], header: fits.Header | None = None) -> None:
@@ -196,7 +270,7 @@ def _content_bytes(path: Path) -> int:
     return size_bytes
 
 
-def _first_plane(hdus: fits.HDUList, size_bytes: int) -> tuple[NDArray[np.float32], fits.Header]:
+def _first_plane(hdus: fits.HDUList, size_bytes: int) -> Plane:
     found: list[str] = []
     for number, hdu in enumerate(_each(hdus)):
         if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
@@ -249,27 +323,28 @@ def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:
         raise DataError("too_large", "The compressed tiles of the image are too large. Compress it in smaller tiles.")
 
 
-def _plane_of(
-    hdus: fits.HDUList,
-    number: int,
-    hdu: Any,
-    shape: tuple[int, ...],
-) -> tuple[NDArray[np.float32], fits.Header]:
-    header = clean_header(hdu.header)
-    first = (0,) * (len(shape) - _PLANE_AXES)
-    blank, bscale, bzero = (hdu.header.get(key) for key in ("BLANK", "BSCALE", "BZERO"))
-    plane = hdu.section[(*first, slice(None), slice(None))]
-    image = np.ascontiguousarray(plane, dtype=np.float32)
-    if isinstance(blank, int) and plane.dtype.kind in "iu":  # astropy does not look for blanks in unsigned integers
-        image[plane == blank * (bscale or 1) + (bzero or 0)] = np.nan
+def _plane_of(hdus: fits.HDUList, number: int, hdu: Any, shape: tuple[int, ...]) -> Plane:
+    raw = hdu.header.copy()
     if number > 0:
         for card in clean_header(hdus[0].header).cards:
-            if card.keyword.rstrip("0123456789") not in _STRUCTURE and card.keyword and card.keyword not in header:
-                header.append((card.keyword, card.value, card.comment), end=True)
-        header.add_history(f"stdweb: image taken from extension {number}")
-    if len(shape) > _PLANE_AXES:
-        header.add_history(f"stdweb: first plane of {size_of(shape).replace('×', ' x ')}")
-    return image, header
+            if card.keyword.rstrip("0123456789") not in _STRUCTURE and card.keyword and card.keyword not in raw:
+                raw.append((card.keyword, card.value, card.comment), end=True)
+    header = clean_header(raw)
+    for one in (raw, header):
+        if number > 0:
+            one.add_history(f"stdweb: image taken from extension {number}")
+        if len(shape) > _PLANE_AXES:
+            one.add_history(f"stdweb: first plane of {size_of(shape).replace('×', ' x ')}")
+    return Plane(hdu, number, raw, header, shape)
+
+
+def _scaled(plane: Plane) -> NDArray[np.float32]:
+    blank, bscale, bzero = (plane.hdu.header.get(key) for key in ("BLANK", "BSCALE", "BZERO"))
+    values = plane.rows(0, plane.shape[0])
+    image = np.ascontiguousarray(values, dtype=np.float32)
+    if isinstance(blank, int) and values.dtype.kind in "iu":  # astropy does not look for blanks in unsigned integers
+        image[values == blank * (bscale or 1) + (bzero or 0)] = np.nan
+    return image
 
 
 def _unscale_asinh(image: NDArray[np.float32], header: fits.Header) -> NDArray[np.float32]:

@@ -17,9 +17,10 @@ from typing import Any, Final, NoReturn, TextIO
 from pydantic import ValidationError
 
 from ..errors import InternalError, StepError, UsageError
-from ..taskdir import TasksRoot
+from ..taskdir import TaskDir, TasksRoot
 from . import wire
 from .procfs import kill_descendants
+from .request import RequestContext, RequestSpec
 from .step import Resources, StepContext, StepSpec
 
 MAX_JOBS: Final = 100
@@ -29,7 +30,7 @@ CHEAP_BYTES: Final = 32 * 2**20
 """A child that did its job faster, with less memory, may do another one: a fork costs more than the cheapest steps."""
 
 
-def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec]) -> NoReturn:
+def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec | RequestSpec]) -> NoReturn:
     """Wait for a job and do it, end or wait again. Called in a fresh fork; that `sock` is closed ends it when idle."""
     code = 1
     try:
@@ -77,23 +78,23 @@ def _title(text: str) -> None:
 
 
 class _Job:
-    """A step at work.
+    """A step, or the answer to a request, at work.
 
     Parameters
     ----------
     sock
         To the worker.
     job
-        What the worker sent: step, task, config, folders, resources.
+        What the worker sent: step, task, config, folders, resources; or what is asked.
     spec
         Who does it.
     """
 
-    def __init__(self, sock: socket.socket, job: wire.Frame, spec: StepSpec) -> None:
+    def __init__(self, sock: socket.socket, job: wire.Frame, spec: StepSpec | RequestSpec) -> None:
         self._sock = sock
         self._job = job
         self._spec = spec
-        self._name = spec.step.name
+        self._title = f"step {spec.step.name}" if isinstance(spec, StepSpec) else spec.title
         self._lock = threading.Lock()  # steps may draw plots in threads, and log from them
         self._began = time.monotonic()
         self._log: TextIO | None = None
@@ -116,7 +117,7 @@ class _Job:
         work = Path(self._job["work"])
         os.chdir(work)
         with contextlib.ExitStack() as stack:
-            if self._spec.step.log is not None:
+            if isinstance(self._spec, StepSpec) and self._spec.step.log is not None:
                 self._log = (work / self._spec.step.log).open("w", buffering=1)
                 stack.callback(self._close_log, self._log)
             self._send({"t": "running"})
@@ -136,31 +137,42 @@ class _Job:
 
     def _answer(self, work: Path) -> wire.Frame:
         try:
-            computed = self._spec.run(self._context(work))
+            computed = self._run(work)
             check_plain(computed)
         except StepError as error:
             internal = isinstance(error, InternalError)
             facts = f"{error.details!r}" + (traceback.format_exc() if internal else "")
-            return self._failure(error.code, error.user_message, retry=error.retry, internal=internal, facts=facts)
+            more = {"retry": error.retry, "internal": internal, "facts": facts}
+            return self._failure(error.code, error.user_message, parameter=error.details.get("parameter"), **more)
         except MemoryError:
-            return self._failure("memory_limit", f"The step {self._name} ran out of memory; try a smaller image.")
+            return self._failure("memory_limit", f"The {self._title} ran out of memory; try a smaller image.")
         except Exception as error:  # noqa: BLE001 - the edge: whatever a step raises ends as a failed step
             if isinstance(error, OSError) and error.errno in _DISK_FULL:
                 return self._failure(
                     "disk_full", "There is no space left for the results; try again later.", retry=True
                 )
-            text = f"The step {self._name} stopped because of a fault in this service; its operators can see the cause."
+            text = f"The {self._title} stopped because of a fault in this service; its operators can see the cause."
             return self._failure("internal", text, internal=True, facts=traceback.format_exc())
         return {"t": "done", "computed": computed}
+
+    def _run(self, work: Path) -> dict[str, Any]:
+        if isinstance(self._spec, StepSpec):
+            return self._spec.run(self._context(work, self._spec))
+        request = self._spec.requests.validate_python(self._job["request"])
+        self._spec.run(RequestContext(request=request, work=work, find=self._task().find))
+        return {}
+
+    def _task(self) -> TaskDir:
+        return TasksRoot(Path(self._job["data_dir"])).task(self._job["task_id"])
 
     def _failure(self, code: str, text: str, **more: object) -> wire.Frame:
         self._say(f"Failed: {text}")
         return {"t": "error", "code": code, "error": text, **more}
 
-    def _context(self, work: Path) -> StepContext:
+    def _context(self, work: Path, spec: StepSpec) -> StepContext:
         job = self._job
         try:
-            params = self._spec.step.params.of(job["config"])
+            params = spec.step.params.of(job["config"])
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -173,14 +185,13 @@ class _Job:
             astrometry_indexes=tuple(Path(path) for path in job["astrometry_indexes"]),
             threads=job["threads"],
         )
-        task = TasksRoot(Path(job["data_dir"])).task(job["task_id"])
         return StepContext(
             task_id=job["task_id"],
             params=params,
             config=job["config"],
             work=work,
             resources=resources,
-            find=task.find,
+            find=self._task().find,
             say=self._say,
             show=lambda fraction, phase: self._send({"t": "progress", "fraction": fraction, "phase": phase}),
         )

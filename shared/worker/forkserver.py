@@ -17,13 +17,14 @@ from typing import Final
 
 from . import procfs
 from .child import serve
+from .request import RequestSpec
 from .step import StepSpec
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _MAX_DATAGRAM: Final = 4096
 
 
-def run_fork_server(control_fd: int, service: str, specs: Mapping[str, StepSpec]) -> None:
+def run_fork_server(control_fd: int, service: str, specs: Mapping[str, StepSpec | RequestSpec]) -> None:
     """Import, then fork on request until the worker closes the socket.
 
     Parameters
@@ -33,7 +34,7 @@ def run_fork_server(control_fd: int, service: str, specs: Mapping[str, StepSpec]
     service
         Name of the service, for titles.
     specs
-        Steps by name.
+        Steps and requests by name.
     """
     from setproctitle import setproctitle
 
@@ -55,7 +56,7 @@ def become_subreaper() -> None:
 
 
 class _ForkServer:
-    def __init__(self, control: socket.socket, service: str, specs: Mapping[str, StepSpec]) -> None:
+    def __init__(self, control: socket.socket, service: str, specs: Mapping[str, StepSpec | RequestSpec]) -> None:
         self._control = control
         self._service = service
         self._specs = specs

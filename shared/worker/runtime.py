@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .request import RequestSpec
 from .step import StepSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 GRACE_S: Final = 15.0  # for running steps after SIGTERM; a supervisor of ours gives 20 s, Kubernetes 30 s
 
 
-def main(service: str, specs: Iterable[StepSpec]) -> None:
+def main(service: str, specs: Iterable[StepSpec], requests: Iterable[RequestSpec] = ()) -> None:
     """Run a service until it is told to stop.
 
     Parameters
@@ -32,24 +33,29 @@ def main(service: str, specs: Iterable[StepSpec]) -> None:
         Its name.
     specs
         Its steps.
+    requests
+        What it is asked beside them; each kind has its own queue and slot.
     """
     from .pool import FORK_SERVER
 
     steps = {spec.step.name: spec for spec in specs}
+    asked = {spec.rpc.name: spec for spec in requests}
     if FORK_SERVER in sys.argv:
         from .forkserver import run_fork_server
 
-        run_fork_server(int(sys.argv[sys.argv.index(FORK_SERVER) + 1]), service, steps)
+        run_fork_server(int(sys.argv[sys.argv.index(FORK_SERVER) + 1]), service, {**steps, **asked})
         return
     from ..logging import configure_logging
     from ..settings import WorkerSettings
 
     settings = WorkerSettings()
     configure_logging(settings, service)
-    asyncio.run(_serve(service, steps, settings))
+    asyncio.run(_serve(service, steps, asked, settings))
 
 
-async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSettings") -> None:
+async def _serve(
+    service: str, specs: dict[str, StepSpec], asked: dict[str, RequestSpec], settings: "WorkerSettings"
+) -> None:
     import structlog
 
     from ..broker import connect, delays_for
@@ -57,6 +63,7 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
     from ..health import health_app, serve_health
     from .handler import StepHandler
     from .pool import Pool
+    from .requests import RequestHandler
 
     log = structlog.get_logger(__name__)
     stopping = asyncio.Event()
@@ -71,13 +78,13 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
         what=topology(delays_for(settings.lease_poll_s), steps),
     )
     threads = max(1, len(os.sched_getaffinity(0)) // settings.slots)
-    pool = Pool(_own_command(), settings.slots, threads, _cache_environment())
+    pool = Pool(_own_command(), settings.slots + len(asked), threads, _cache_environment())
     await pool.start()
     consumers: list[Consumer] = []
     checks = {
         "broker": lambda: broker.connected,
         "children": pool.warm.is_set,
-        "queues": lambda: len(consumers) == len(steps),
+        "queues": lambda: len(consumers) == len(steps) + len(asked),
     }
     health = await serve_health(health_app(checks), settings.health_host, settings.health_port)
     log.info("service started", worker=worker, health=[list(address) for address in health.addresses])
@@ -88,9 +95,13 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
         for step in steps:
             consumer = await broker.consume(step.queue, handler.handle, prefetch=settings.slots)
             consumers.append(consumer)
+        for requests in answering:
+            consumer = await broker.serve(requests.spec.rpc, requests.answer, prefetch=1)
+            consumers.append(consumer)
         log.info("service ready")
 
     handler = StepHandler(broker, pool, settings, specs, worker)
+    answering = [RequestHandler(pool, settings, spec) for spec in asked.values()]
     subscribing = asyncio.create_task(subscribe())
     # a service that cannot subscribe ends, for its supervisor to start it again
     subscribing.add_done_callback(lambda task: stopping.set() if not task.cancelled() and task.exception() else None)
@@ -100,7 +111,7 @@ async def _serve(service: str, specs: dict[str, StepSpec], settings: "WorkerSett
     (failure,) = await asyncio.gather(subscribing, return_exceptions=True)
     for consumer in consumers:
         await consumer.stop()
-    await handler.stop(GRACE_S)
+    await asyncio.gather(handler.stop(GRACE_S), *(requests.stop(GRACE_S) for requests in answering))
     await broker.close()
     await pool.close()
     await health.cleanup()

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,17 +11,27 @@ from typing import Final, Literal
 import structlog
 
 from shared.contracts import states
+from shared.contracts.edits import IMAGE
 from shared.contracts.messages import FileInfo
+from shared.contracts.rpc import IMAGE_EDIT, Prepared
 from shared.contracts.steps import IMAGE_RANK
 from shared.taskdir import Commit, Manifest, TaskDir, TasksRoot
 
 from ..model import Pending, Task, now
-from ..storage import Changed, Tasks
+from ..storage import Changed, StoreAway, Tasks
 from . import runs
-from .errors import Conflict, Missing
+from .errors import Conflict, Missing, Unavailable
 
-IMAGE: Final = "image.fits"
-STALE: Final = timedelta(seconds=60)  # a commit is one rename: who has not ended by then has died
+__all__ = ["IMAGE", "STALE", "Images", "commit_upload", "manifest_of"]
+
+Kind = Literal["upload", "delete", "edit"]
+
+STALE: Final[dict[Kind, timedelta]] = {
+    # a commit is one rename: who has not ended by then has died
+    "upload": timedelta(seconds=60),
+    "delete": timedelta(seconds=60),
+    "edit": timedelta(seconds=IMAGE_EDIT.time_limit_s + 60),
+}
 _WAIT_S: Final = 10.0  # for another change of the image to end
 _POLL_S: Final = 0.05
 _RUNNING: Final = "The task is running; its image cannot be changed now. Wait for its end, or cancel it."
@@ -29,9 +39,8 @@ _RUNNING: Final = "The task is running; its image cannot be changed now. Wait fo
 log = structlog.get_logger()
 
 
-def manifest_of(kind: str, owner: str, size: int | None) -> Manifest:
-    """Describe a change of the image; `size` is None when it is removed."""
-    files = () if size is None else (FileInfo(name=IMAGE, size=size),)
+def manifest_of(kind: Kind, owner: str, files: tuple[FileInfo, ...]) -> Manifest:
+    """Describe a change of the image; there are no files when it is removed."""
     return Manifest(run_id="", step_id="", step=kind, attempt=1, owner=owner, outcome="done", files=files)
 
 
@@ -48,12 +57,22 @@ def commit_upload(folder: TaskDir, source: Path, upload: Path, seq: int, owner: 
     size = upload.stat().st_size
     source.mkdir()
     upload.rename(source / IMAGE)
-    return folder.commit(source, Commit(seq, IMAGE_RANK, "upload"), manifest_of("upload", owner, size))
+    manifest = manifest_of("upload", owner, (FileInfo(name=IMAGE, size=size),))
+    return folder.commit(source, Commit(seq, IMAGE_RANK, "upload"), manifest)
 
 
 def _commit_nothing(folder: TaskDir, source: Path, seq: int, owner: str) -> bool:
     source.mkdir()
-    return folder.commit(source, Commit(seq, IMAGE_RANK, "delete"), manifest_of("delete", owner, None))
+    return folder.commit(source, Commit(seq, IMAGE_RANK, "delete"), manifest_of("delete", owner, ()))
+
+
+def _commit_edit(folder: TaskDir, source: Path, prepared: Prepared, pending: Pending) -> bool:
+    manifest = manifest_of("edit", pending.owner, prepared.files)
+    return folder.commit(source / prepared.folder, _name_of(pending), manifest)
+
+
+def _name_of(pending: Pending) -> Commit:
+    return Commit(pending.seq, IMAGE_RANK, pending.kind)
 
 
 class Images:
@@ -97,10 +116,55 @@ class Images:
 
         await self._change(task_id, "delete", commit)
 
-    async def _change(
-        self, task_id: int, kind: Literal["upload", "delete"], commit: Callable[[TaskDir, Path, Pending], bool]
-    ) -> None:
-        marked = await self._begin(task_id, kind)
+    async def edit(self, task_id: int, prepare: Callable[[str], Awaitable[Prepared]]) -> None:
+        """Let a service make the new image of a task from the old one.
+
+        Whoever comes late changes nothing: only the gateway that began commits, from a folder that is taken away when
+        the edit is given up.
+
+        Parameters
+        ----------
+        prepare
+            Has the files made, in a folder below the one of this name for incoming files.
+
+        Raises
+        ------
+        Conflict
+            While a run is active, or beside another change of the image.
+        Missing
+            When the task has gone.
+        Unavailable
+            When the edit was given up; nothing has changed then.
+        """
+        marked = await self._begin(task_id, "edit", wait_s=0)
+        await asyncio.shield(asyncio.create_task(self._edit(marked, prepare)))
+
+    async def _edit(self, marked: Task, prepare: Callable[[str], Awaitable[Prepared]]) -> None:
+        pending = marked.pending
+        if pending is None:
+            return
+        folder, source = self._root.task(marked.id), self._root.incoming(pending.source)
+        try:
+            await asyncio.to_thread(source.mkdir)
+            prepared = await prepare(pending.source)
+            committed = await asyncio.to_thread(_commit_edit, folder, source, prepared, pending)
+        except FileExistsError:  # we stood still, and another gateway has given the edit up
+            committed = False
+        except BaseException:
+            if not await self._undo(marked, source):
+                raise
+            return
+        if not committed and not await self._undo(marked, source):
+            if not await asyncio.to_thread(folder.exists):
+                raise Missing(f"There is no task {marked.id}.")
+            raise Unavailable("The edit was interrupted, and nothing has changed; try again.")
+        if committed:
+            await self._end(marked, "edit")
+            # what another, late, attempt at the request may have left
+            await asyncio.to_thread(self._root.trash, source)
+
+    async def _change(self, task_id: int, kind: Kind, commit: Callable[[TaskDir, Path, Pending], bool]) -> None:
+        marked = await self._begin(task_id, kind, wait_s=_WAIT_S)
         pending = marked.pending
         if pending is None:
             return
@@ -114,14 +178,15 @@ class Images:
         try:
             committed = await asyncio.to_thread(commit, self._root.task(marked.id), source, pending)
         except BaseException:
-            await self._undo(marked, source)
-            raise
+            if not await self._undo(marked, source):
+                raise
+            return
         if not committed:
             raise Missing(f"There is no task {marked.id}.")
         await self._end(marked, pending.kind)
 
-    async def _begin(self, task_id: int, kind: Literal["upload", "delete"]) -> Task:
-        deadline = asyncio.get_running_loop().time() + _WAIT_S
+    async def _begin(self, task_id: int, kind: Kind, *, wait_s: float) -> Task:
+        deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             task = await self._tasks.get(task_id)
             if task is None:
@@ -136,17 +201,34 @@ class Images:
                     return await self._tasks.swap(task, replace(task, seq=seq, pending=pending))
                 except Changed:
                     continue
-            if asyncio.get_running_loop().time() > deadline:
+            if asyncio.get_running_loop().time() >= deadline:
                 raise Conflict("The image of the task is just being changed; try again in a moment.")
             await asyncio.sleep(_POLL_S)
 
-    async def _end(self, marked: Task, kind: str) -> None:
-        state = states.UPLOADED if kind == "upload" else states.INITIAL
-        await self._settle(marked, lambda task: runs.image_changed(task, now(), state))
+    async def _end(self, marked: Task, kind: Kind) -> None:
+        state = states.INITIAL if kind == "delete" else states.UPLOADED
+        try:
+            await self._settle(marked, lambda task: runs.image_changed(task, now(), state))
+        except StoreAway:
+            # the commit is made, and counts: the reconciler writes the rest, and an error would make people repeat it
+            log.warning("image change not noted yet", task=marked.id)
 
-    async def _undo(self, marked: Task, source: Path) -> None:
+    async def _undo(self, marked: Task, source: Path) -> bool:
+        """Take back what was begun; tells whether it was committed all the same, as after an error of the volume."""
         await asyncio.to_thread(self._root.trash, source)
+        return await self._finish(marked)
+
+    async def _finish(self, marked: Task) -> bool:
+        """End a change that cannot be committed any more, as the folder says: done, or never begun."""
+        pending = marked.pending
+        if pending is None:
+            return False
+        manifest = await asyncio.to_thread(self._root.task(marked.id).manifest, _name_of(pending))
+        if manifest is not None:
+            await self._end(marked, pending.kind)
+            return True
         await self._settle(marked, lambda task: replace(task, pending=None))
+        return False
 
     async def _settle(self, marked: Task, change: Callable[[Task], Task]) -> None:
         """Write the end of a change; its name or config may have been edited since it began."""
@@ -164,16 +246,14 @@ class Images:
         """End changes whose gateway has died: as done if they were committed, else as never begun."""
         for task in await self._tasks.pending():
             pending = task.pending
-            if pending is None or at - pending.at < STALE:
+            if pending is None or at - pending.at < STALE["upload"]:
                 continue
-            source = self._root.incoming(pending.source)
+            if at - pending.at < STALE[pending.kind]:
+                # a service may be at work on it; a commit ends it whoever has made it
+                name = _name_of(pending)
+                if await asyncio.to_thread(self._root.task(task.id).manifest, name) is not None:
+                    await self._end(task, pending.kind)
+                continue
             # from here on it cannot be committed any more, nor begun by a gateway that was frozen
-            await asyncio.to_thread(self._root.occupy, source)
-            manifest = await asyncio.to_thread(
-                self._root.task(task.id).manifest, Commit(pending.seq, IMAGE_RANK, pending.kind)
-            )
-            log.warning("interrupted image change", task=task.id, committed=manifest is not None)
-            if manifest is not None:
-                await self._end(task, pending.kind)
-            else:
-                await self._settle(task, lambda seen: replace(seen, pending=None))
+            await asyncio.to_thread(self._root.occupy, self._root.incoming(pending.source))
+            log.warning("interrupted image change", task=task.id, committed=await self._finish(task))

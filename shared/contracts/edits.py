@@ -1,0 +1,103 @@
+"""Edits of a task's image: what may be asked, and the messages between the gateway and the inspect service."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from .rpc import FolderRequest, Prepared, Refusal
+
+IMAGE: Final = "image.fits"
+ORIGINAL: Final = "image.orig.fits"
+"""Where the image stays as it was before its first edit."""
+
+EDIT_LIMIT_S: Final = 120.0
+"""Longest work on an edit, seconds; the gateway waits a little longer."""
+
+_FAR_PIX: Final = 1_000_000_000
+
+
+def _whole(value: object) -> object:
+    """Let an empty text of a form mean absence, and a truth value be no number."""
+    if isinstance(value, bool):
+        msg = "must be an integer"
+        raise ValueError(msg)  # noqa: TRY004 - what pydantic turns into a message
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Edge = Annotated[int | None, BeforeValidator(_whole)]
+
+
+class FixOptions(BaseModel):
+    """A repair of the header; there is nothing to choose."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CropOptions(BaseModel):
+    """What is to stay of the image: pixels from x1 up to, but not with, x2, and from y1 up to y2, counted from 0."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    x1: Edge = Field(
+        None,
+        ge=-_FAR_PIX,
+        le=_FAR_PIX,
+        description="First column; absent = the left edge, negative = from the right",
+    )
+    y1: Edge = Field(
+        None,
+        ge=-_FAR_PIX,
+        le=_FAR_PIX,
+        description="First row; absent = the lower edge, negative = from the top",
+    )
+    x2: Edge = Field(
+        None,
+        ge=-_FAR_PIX,
+        le=_FAR_PIX,
+        description="Column after the last; absent = the right edge, negative = from there",
+    )
+    y2: Edge = Field(
+        None,
+        ge=-_FAR_PIX,
+        le=_FAR_PIX,
+        description="Row after the last; absent = the upper edge, negative = from there",
+    )
+
+
+class DestripeOptions(BaseModel):
+    """Which stripes are to go."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    direction: Literal["horizontal", "vertical", "both"] = Field("both", description="How the stripes run")
+
+
+EditOptions = FixOptions | CropOptions | DestripeOptions
+
+
+class FixRequest(FolderRequest):
+    """Repair the header."""
+
+    kind: Literal["fix"] = "fix"
+    options: FixOptions = FixOptions()
+
+
+class CropRequest(FolderRequest):
+    """Cut a part out."""
+
+    kind: Literal["crop"] = "crop"
+    options: CropOptions
+
+
+class DestripeRequest(FolderRequest):
+    """Remove stripes."""
+
+    kind: Literal["destripe"] = "destripe"
+    options: DestripeOptions
+
+
+EditRequest = FixRequest | CropRequest | DestripeRequest
+EDIT_REQUEST: Final[TypeAdapter[EditRequest]] = TypeAdapter(Annotated[EditRequest, Field(discriminator="kind")])
+EDIT_REPLY: Final[TypeAdapter[Prepared | Refusal]] = TypeAdapter(
+    Annotated[Prepared | Refusal, Field(discriminator="kind")]
+)
