@@ -4,6 +4,7 @@ import mimetypes
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import IO, Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from ..keys import FILES, REQUEST_ID, TASKS, USER
 from .operation import ANY, Operation
 from .replies import iso, reply, task_id_of
 from .schemas import FileRow, Stored
+from .sendfile import send_file
 from .uploads import received
 
 _TYPES = {".fits": "application/fits", ".vot": "application/x-votable+xml", ".reg": "text/plain", ".log": "text/plain"}
@@ -73,6 +75,16 @@ class OpenFile(web.FileResponse):
             return await super().prepare(request)
         finally:
             os.close(self._fd)
+
+    async def _sendfile(self, request: BaseRequest, fobj: IO[Any], offset: int, count: int) -> AbstractStreamWriter:
+        writer = await web.StreamResponse.prepare(self, request)
+        transport = request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client went away")
+        if not await send_file(transport, writer, fobj.fileno(), offset, count):
+            return await self._sendfile_fallback(writer, fobj, offset, count)
+        await super().write_eof()
+        return writer
 
 
 def rows(entries: Sequence[Entry]) -> list[dict[str, object]]:
