@@ -1,5 +1,6 @@
 """Repairs of the faults that headers of images commonly have. What cannot be understood goes, and is told."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -53,26 +54,20 @@ def repair_header(header: fits.Header) -> tuple[fits.Header, list[str]]:
 
 
 def _readable(header: fits.Header, note: Note) -> fits.Header:
-    """Copy the cards that can be read, and repair the others."""
+    """Copy the cards that can be read, in the form of the standard, and repair the others."""
     fixed = fits.Header()
     for card in header.cards:
-        try:
-            with_fault = str(card)
-        except FITS_FAULTS:
-            with_fault = ""
         try:
             card.verify("silentfix")
             keyword, value, comment = card.keyword, card.value, card.comment
         except FITS_FAULTS:
-            found = _by_hand(with_fault)
+            text = _text_of(card)
+            found = _by_hand(text)
             if found is None:
-                note(f"card left out: {_ascii(with_fault)[:40].strip() or 'unreadable'}")
+                note(f"card left out: {text[:40].strip() or 'unreadable'}")
                 continue
             keyword, value, comment = found
             note(f"{keyword}: illegal keyword renamed")
-        else:
-            if with_fault and str(card) != with_fault and keyword not in _COMMENTARY:
-                note(f"{keyword}: card rewritten in standard form")
         if keyword in _COMMENTARY:
             fixed.append((keyword, _ascii(str(value))), end=True)
         elif isinstance(value, fits.card.Undefined):
@@ -82,13 +77,20 @@ def _readable(header: fits.Header, note: Note) -> fits.Header:
     return fixed
 
 
+def _text_of(card: fits.Card) -> str:
+    try:
+        return _ascii(str(card))
+    except FITS_FAULTS:
+        return ""
+
+
 def _by_hand(text: str) -> tuple[str, Any, str] | None:
     """Read a card whose keyword is illegal, under a legal one; None where there is nothing to read."""
     keyword, equals, rest = text.partition("=")
     legal = _ILLEGAL.sub("_", keyword.strip().upper())[:8].strip("_")
     if not (equals and legal):
         return None
-    card = fits.Card.fromstring(_ascii(f"{legal:<8}={rest}")[:80])
+    card = fits.Card.fromstring(f"{legal:<8}={rest}"[:80])
     try:
         card.verify("silentfix")
         value = card.value
@@ -127,13 +129,14 @@ def _texts(header: fits.Header) -> Iterator[tuple[str, int, str]]:
 
 
 def _number_in(text: str) -> int | float | None:
-    """Read a number, also with a decimal comma or an exponent of Fortran."""
+    """Read a finite number, also with a decimal comma or an exponent of Fortran."""
     plain = text.lstrip("= ").split("/")[0].strip().replace(",", ".").upper().replace("D", "E")
     for kind in (int, float):
         try:
-            return kind(plain)
+            number = kind(plain)
         except ValueError:
             continue
+        return number if math.isfinite(number) else None
     return None
 
 
