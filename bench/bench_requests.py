@@ -11,10 +11,10 @@ import os
 import socket
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from multiprocessing import Queue, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -96,27 +96,28 @@ async def load(
     return times, used / len(times)
 
 
+def _serve(path: Path, ports: "Queue[int]") -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ports.put(listener.getsockname()[1])
+        while True:
+            connection, _ = listener.accept()
+            with connection, path.open("rb") as file:
+                connection.recv(4096)
+                connection.sendfile(file)
+
+
 @contextmanager
 def plain_server(path: Path) -> Iterator[int]:
-    """Send a file over loopback to whoever connects, by sendfile and nothing else; gives the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with connection, path.open("rb") as file:
-                    connection.recv(4096)
-                    connection.sendfile(file)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
+    """Let a process send a file over loopback to whoever connects, by sendfile and nothing else; gives the port."""
+    spawn = get_context("spawn")
+    ports: Queue[int] = spawn.Queue()
+    process = spawn.Process(target=_serve, args=(path, ports), daemon=True)
+    process.start()
     try:
-        yield int(listener.getsockname()[1])
+        yield ports.get(timeout=30)
     finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+        process.terminate()
+        process.join()
 
 
 def drain(port: int, request: bytes, least: int) -> float:

@@ -2,11 +2,14 @@
 
 from ipaddress import ip_network
 
+from pathlib import Path
+
 import pytest
 
 from services.gateway.domain.errors import Forbidden
 from services.gateway.domain.sessions import check_origin
 from services.gateway.domain.throttle import client_address
+from shared.settings import GatewaySettings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -62,3 +65,20 @@ def test_our_own_pages_may(origin: str | None, host: str, site_url: str | None) 
 def test_pages_of_others_may_not(origin: str, host: str, site_url: str | None) -> None:
     with pytest.raises(Forbidden, match="another site"):
         check_origin(origin, host, site_url)
+
+
+def test_proxies_and_address_of_the_site_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "AMQP_URL": "amqp://x",
+        "MONGO_URL": "mongodb://x",
+        "DATA_DIR": str(tmp_path),
+        "TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "SITE_URL": "https://site.example",
+    }.items():
+        monkeypatch.setenv(f"STDWEB_{name}", value)
+    settings = GatewaySettings()
+    assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert settings.site_url == "https://site.example"
+    monkeypatch.setenv("STDWEB_TRUSTED_PROXIES", "proxy.example")
+    with pytest.raises(ValueError, match="trusted_proxies"):
+        GatewaySettings()
