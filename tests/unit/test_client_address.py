@@ -1,7 +1,6 @@
 """From where a request comes, behind proxies and without; which pages are our own."""
 
 from ipaddress import ip_network
-
 from pathlib import Path
 
 import pytest
