@@ -76,6 +76,16 @@ class GatewaySettings(ProcessSettings):
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest upload, bytes")
     reserve_bytes: int = Field(2**30, ge=0, description="Free space below which uploads are refused, bytes")
     max_steps_per_user: int = Field(64, gt=0, description="Steps of one user released to one queue at a time")
+    events_max: int = Field(1000, gt=0, description="Clients that may follow tasks at once, of one gateway")
+    events_max_per_user: int = Field(20, gt=0, description="The same of one user")
+    events_heartbeat_s: float = Field(
+        15, gt=0, description="Period of comments to who follows a task, and of asking again who it is, seconds"
+    )
+    callback_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        (), description="Networks that are not public and may all the same be called back, separated by commas"
+    )
+    callback_retry_s: float = Field(10, gt=0, description="First delay of a callback that failed; it grows, seconds")
+    callback_keep_trying_s: float = Field(86400, gt=0, description="A callback is given up after that time, seconds")
     silent_after_s: float = Field(60, gt=0, description="A started step silent for so long is tried again, seconds")
     republish_after_s: float = Field(300, gt=0, description="A published step not started is published again, seconds")
     reconcile_every_s: float = Field(5, gt=0, description="Period of the reconciler, seconds")

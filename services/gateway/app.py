@@ -21,8 +21,10 @@ from .domain.auth import Auth
 from .domain.coordinator import Coordinator
 from .domain.data import Data
 from .domain.edits import Edits
+from .domain.events import Events
 from .domain.files import Files
 from .domain.images import Images
+from .domain.listing import Listing
 from .domain.making import Making
 from .domain.presets import PresetFiles, Presets
 from .domain.previews import Previews
@@ -37,7 +39,7 @@ from .middlewares import answer_errors, authenticate, error_response
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
-from .storage import Attempts, SessionStore, Store, StoreAway, Tasks, Users
+from .storage import Attempts, SessionStore, Store, StoreAway, Tasks, Users, Watch
 
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
@@ -72,20 +74,17 @@ def build_app(
         timedelta(seconds=settings.session_longest_s),
     )
     app[keys.COORDINATOR] = coordinator
-    app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
-    app[keys.DATA] = Data(settings.data_dir)
-    app[keys.PRESETS] = Presets(users)
-    making = Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM])
-    app[keys.TASKS] = TaskService(tasks, users, root, coordinator, making)
+    _add_tasks(app, tasks, users, root)
     app[keys.FILES] = Files(root, images)
     app[keys.EDITS] = Edits(root, images, broker)
     app[keys.PREVIEWS] = Previews(root, settings.data_dir, broker)
     app[keys.QUEUE] = QueueService(tasks, coordinator, signs)
+    _add_events(app, store)
     app[keys.LISTENING] = asyncio.Event()
     app[keys.VERSION] = importlib.metadata.version("stdweb")
     app[keys.DESCRIPTION] = json.dumps(describe(OPERATIONS, app[keys.VERSION])).encode()
     add_routes(app)
-    listener = Listener(broker, coordinator)
+    listener = Listener(broker, coordinator, app[keys.EVENTS])
     reconciler = Reconciler(settings, tasks, root, coordinator, images)
 
     async def background(app: web.Application) -> AsyncIterator[None]:
@@ -99,6 +98,7 @@ def build_app(
                 async with asyncio.TaskGroup() as group:
                     group.create_task(listen())
                     group.create_task(reconciler.run())
+                    group.create_task(app[keys.EVENTS].run())
             except Exception:
                 log.exception("background work died")
                 broken()
@@ -115,6 +115,32 @@ def build_app(
 
     app.cleanup_ctx.append(background)
     return app
+
+
+def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot) -> None:
+    settings = app[keys.SETTINGS]
+    app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
+    app[keys.LISTING] = Listing(tasks, root)
+    app[keys.DATA] = Data(settings.data_dir)
+    app[keys.PRESETS] = Presets(users)
+    app[keys.TASKS] = TaskService(
+        tasks,
+        users,
+        root,
+        app[keys.COORDINATOR],
+        Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM]),
+    )
+
+
+def _add_events(app: web.Application, store: Store) -> None:
+    settings = app[keys.SETTINGS]
+    events = app[keys.EVENTS] = Events(Watch(store), settings.events_max, settings.events_max_per_user)
+    app[keys.COORDINATOR].revisions.after.append(events.changed)
+
+    async def end_streams(_: web.Application) -> None:
+        events.close()
+
+    app.on_shutdown.append(end_streams)
 
 
 async def _prepare(store: Store) -> None:

@@ -13,7 +13,9 @@ from .domain.auth import Auth
 from .domain.coordinator import Coordinator
 from .domain.data import Data
 from .domain.edits import Edits
+from .domain.events import Events
 from .domain.files import Files
+from .domain.listing import Listing
 from .domain.presets import Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
@@ -33,9 +35,11 @@ TASKS: Final = web.AppKey("tasks", TaskService)
 DATA: Final = web.AppKey("data", Data)
 PRESETS: Final = web.AppKey("presets", Presets)
 ROOM: Final = web.AppKey("room", Room)
+LISTING: Final = web.AppKey("listing", Listing)
 FILES: Final = web.AppKey("files", Files)
 EDITS: Final = web.AppKey("edits", Edits)
 PREVIEWS: Final = web.AppKey("previews", Previews)
+EVENTS: Final = web.AppKey("events", Events)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)
 VERSION: Final = web.AppKey("version", str)

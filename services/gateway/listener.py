@@ -11,6 +11,7 @@ from shared.broker.topology import DEAD_QUEUE, EVENTS_EXCHANGE, PROGRESS_PATTERN
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 
 from .domain.coordinator import Coordinator
+from .domain.events import Events
 from .storage import StoreAway
 
 _PREFETCH: Final = 50
@@ -26,9 +27,10 @@ log = structlog.get_logger()
 class Listener:
     """Takes messages in, and acknowledges them after their effect."""
 
-    def __init__(self, broker: Broker, coordinator: Coordinator) -> None:
+    def __init__(self, broker: Broker, coordinator: Coordinator, events: Events) -> None:
         self._broker = broker
         self._coordinator = coordinator
+        self._events = events
         self._consumers: list[Consumer] = []
 
     async def start(self) -> None:
@@ -45,9 +47,12 @@ class Listener:
 
     async def _progress(self, delivery: Delivery) -> None:
         try:
-            self._coordinator.signs.progress(_PROGRESS.validate_json(delivery.body))
+            progress = _PROGRESS.validate_json(delivery.body)
         except ValidationError as error:
             log.warning("bad progress message", error=str(error))
+            return
+        self._coordinator.signs.progress(progress)
+        self._events.hear(progress)
 
     async def _report(self, delivery: Delivery) -> None:
         try:

@@ -51,6 +51,12 @@ _KEY: Final = {
     "description": "A request that is sent again with the same key, because its answer was lost, takes effect once",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
+_LAST: Final = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Number of the last change of state that the client knows; browsers send it when they come back",
+    "schema": {"type": "string", "maxLength": 255},
+}
 _DESCRIPTION: Final = (
     "Upload FITS images, run inspect, photometry and the search for transients on them, fetch the results. "
     "Log in with `POST /api/auth/token/` and send `Authorization: Token <token>`. "
@@ -103,6 +109,8 @@ def _schemas(operations: list[Operation]) -> tuple[dict[tuple[int, str], Any], d
             inputs.append(((id(operation), "reply"), "serialization", TypeAdapter(operation.reply)))
         if operation.body is not None:
             inputs.append(((id(operation), "body"), "validation", TypeAdapter(operation.body)))
+        for name, model in operation.events.items():
+            inputs.append(((id(operation), f"event {name}"), "serialization", TypeAdapter(model)))
     found, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REF)
     return {key: schema for (key, _), schema in found.items()}, definitions.get("$defs", {})
 
@@ -135,6 +143,7 @@ def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
             *_path_parameters(operation),
             *_query_parameters(operation.query),
             *([_KEY] if operation.keyed else []),
+            *([_LAST] if operation.events else []),
         ],
         "responses": _responses(operation, schemas),
     }
@@ -196,7 +205,15 @@ def _body(operation: Operation, schema: Any) -> dict[str, Any] | None:
     return {"required": required, "content": kinds}
 
 
-def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+def _stream(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    """Describe server-sent events, for which OpenAPI 3.1 has no words."""
+    return {
+        "schema": {"type": "string", "description": "Events; the `data` of each is JSON, by its name"},
+        "x-events": {name: schemas[id(operation), f"event {name}"] for name in operation.events},
+    }
+
+
+def _good(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     reply = schemas.get((id(operation), "reply"))
     if reply is not None:
@@ -205,6 +222,12 @@ def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
         if media != JSON:
             binary = {"schema": {"type": "string", "contentMediaType": media}} if not media.startswith("text/") else {}
             good.setdefault("content", {})[media] = binary
+    if operation.events:
+        good["content"] = {"text/event-stream": _stream(operation, schemas)}
+    return good
+
+
+def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
     statuses = {500, 503, *operation.errors}
     if not operation.public:
         statuses.add(401)
@@ -215,7 +238,7 @@ def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
     if _PARAMETER.search(operation.path):
         statuses |= {404} if operation.public else {403, 404}
     problem = {JSON: {"schema": schemas[-1, "problem"]}}
-    described: dict[str, Any] = {str(operation.status): good}
+    described: dict[str, Any] = {str(operation.status): _good(operation, schemas)}
     for status in sorted(statuses):
         described[str(status)] = {"description": _MEANING[status]}
         if status >= HTTPStatus.BAD_REQUEST:

@@ -40,9 +40,9 @@ class Coordinator:
         self.broker = broker
         self.signs = signs
         self.shares = FairShare(tasks, max_steps_per_user)
-        self._revisions = Revisions(tasks)
+        self.revisions = Revisions(tasks)
         self.fences = Fences(root)
-        self.cancelling = Cancelling(self._revisions, self.fences, signs, broker, self.release)
+        self.cancelling = Cancelling(self.revisions, self.fences, signs, broker, self.release)
 
     # ---- starting
 
@@ -72,7 +72,7 @@ class Coordinator:
         try:
             async with self.shares.admission(request.user, request.steps[0]) as admit:
                 new = runs.start(task, request, asked=asked, at=now(), admit=admit)
-                started = await self._revisions.swap(task, new)
+                started = await self.revisions.swap(task, new)
                 self._note_wait(started)
         except Changed:
             # by another start, which wins, or by an edit, which does not matter
@@ -125,7 +125,7 @@ class Coordinator:
             # the numbers stay used
             return replace(before, rev=task.rev, seq=task.seq) if task.running else None
 
-        new = await self._revisions.change(before.id, run.id, undo)
+        new = await self.revisions.change(before.id, run.id, undo)
         return None if manifest is None else new
 
     async def publish(self, task: Task) -> None:
@@ -183,11 +183,11 @@ class Coordinator:
                 return None
             return runs.begin(task, report.step_id, report.attempt, now())
 
-        await self._revisions.change(report.task_id, report.run_id, begin)
+        await self.revisions.change(report.task_id, report.run_id, begin)
 
     async def done(self, report: StepDone) -> None:
         """Take in the results of a step, and go on to the next."""
-        found = await self._revisions.with_current(report.task_id, report.run_id, report.step_id)
+        found = await self.revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
             return
         task, step = found
@@ -201,7 +201,7 @@ class Coordinator:
 
     async def failed(self, report: StepFailed) -> None:
         """End a run whose step cannot succeed."""
-        found = await self._revisions.with_current(report.task_id, report.run_id, report.step_id)
+        found = await self.revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
             return
         task, step = found
@@ -245,7 +245,7 @@ class Coordinator:
 
     async def _succeed(self, task_id: int, run_id: str, step_id: str, result: StepDone | Manifest) -> None:
         for _ in range(_TRIES):
-            found = await self._revisions.with_current(task_id, run_id, step_id)
+            found = await self.revisions.with_current(task_id, run_id, step_id)
             if found is None:
                 return
             task, step = found
@@ -260,7 +260,7 @@ class Coordinator:
                     new = runs.succeed(task, step_id, result.computed, now(), admit, seconds=result.seconds)
                     if new is None:
                         return
-                    new = await self._revisions.swap(task, new)
+                    new = await self.revisions.swap(task, new)
                     self._note_wait(new)
             except Changed:
                 continue
@@ -283,7 +283,7 @@ class Coordinator:
 
     async def _end(self, task_id: int, run_id: str, step_id: str, change: Callable[[Task], Task | None]) -> None:
         began = time.monotonic()
-        new = await self._revisions.change(task_id, run_id, change)
+        new = await self.revisions.change(task_id, run_id, change)
         if new is not None and new.run is not None:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
@@ -311,7 +311,7 @@ class Coordinator:
             async with self.shares.place(user, step) as task_id:
                 if task_id is None:
                     return
-                new = await self._revisions.release(task_id, step)
+                new = await self.revisions.release(task_id, step)
             if new is not None:
                 await self.go_on(new)
 
@@ -320,7 +320,7 @@ class Coordinator:
         if task.run is None or await self.cancelling.end_if_closed(task):
             return
         run_id = task.run.id
-        new = await self._revisions.change(task.id, run_id, lambda seen: runs.retry(seen, step.id, step.attempt))
+        new = await self.revisions.change(task.id, run_id, lambda seen: runs.retry(seen, step.id, step.attempt))
         if new is None:
             return
         await self.fences.give_up(task.id, run_id, step)

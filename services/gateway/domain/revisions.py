@@ -1,6 +1,6 @@
 """Reading and writing tasks by compare-and-set on their revision."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -19,10 +19,16 @@ class Revisions:
     """Tasks in the store, and what was last written from here.
 
     That saves reading it again; a wrong guess costs one failed compare-and-set.
+
+    Attributes
+    ----------
+    after
+        Called with the old and the new task after each change from here; they raise nothing.
     """
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
+        self.after: list[Callable[[Task, Task], Awaitable[None]]] = []
         self._latest: dict[int, Task] = {}
 
     async def read(self, task_id: int) -> Task | None:
@@ -43,6 +49,8 @@ class Revisions:
             if len(self._latest) >= _REMEMBERED:
                 del self._latest[next(iter(self._latest))]
             self._latest[new.id] = new
+        for tell in self.after:
+            await tell(old, new)
         return new
 
     async def change(self, task_id: int, run_id: str, change: Callable[[Task], Task | None]) -> Task | None:

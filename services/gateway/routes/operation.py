@@ -1,7 +1,7 @@
 """A route and its description: the models that check requests are those that the description of the API is made of."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -43,6 +43,8 @@ class Operation:
         Whether it needs no login.
     keyed
         Whether the header `Idempotency-Key` makes a request that is sent again take effect once.
+    events
+        Models of the data of server-sent events, by their names.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     public: bool = False
     keyed: bool = False
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
 
 
 def check(model: type[Model], fields: Mapping[str, Any]) -> Model:

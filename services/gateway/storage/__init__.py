@@ -5,6 +5,7 @@ from .sessions import Session, SessionStore
 from .store import Store, StoreAway
 from .tasks import Changed, Tasks
 from .users import Duplicate, Users
+from .watch import Watch
 
 __all__ = [
     "Attempts",
@@ -16,4 +17,5 @@ __all__ = [
     "StoreAway",
     "Tasks",
     "Users",
+    "Watch",
 ]
