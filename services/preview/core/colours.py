@@ -87,7 +87,8 @@ def paint(values: Values, vmin: float, vmax: float, stretch: str, cmap: str) -> 
         scaled *= last + 1
         np.minimum(scaled, last, out=scaled)
         bad = np.isnan(scaled)
-        scaled[bad] = last + 1
+        if bad.any():
+            scaled[bad] = last + 1
         index = scaled.astype(np.intp)
         np.take(table, index, out=pixels[len(values) - start - len(part) : len(values) - start], mode="clip")
     return pixels

@@ -7,8 +7,8 @@ import numpy as np
 from .plane import Plane, Values
 from .smooth import smooth
 
-SAMPLE: Final = 120_000
-"""Pixels whose percentiles are taken; the fraction below a percentile of 0.5 is then uncertain by 0.02 %."""
+SAMPLE: Final = 50_000
+"""Pixels whose percentiles are taken; the fraction below a percentile of 0.5 is then uncertain by 0.03 %."""
 
 _PATCH_PIX: Final = 64
 _PATCHES_PIX: Final = 2_000_000
@@ -32,10 +32,11 @@ def levels(plane: Plane, qmin: float, qmax: float, r0_pix: float) -> tuple[float
         Never the same.
     """
     sample = _sample(plane) if r0_pix == 0 else _smoothed_sample(plane, r0_pix)
-    good = sample[np.isfinite(sample)]
+    finite = np.isfinite(sample)
+    good = sample if finite.all() else sample[finite]
     if good.size == 0:
         return 0.0, 1.0
-    vmin, vmax = (float(value) for value in np.percentile(good, [qmin, qmax]))
+    vmin, vmax = (float(value) for value in np.percentile(good, [qmin, qmax], overwrite_input=True))
     if r0_pix == 0 and good.size < plane.stored.size:
         least, most = (np.fmin, np.fmax) if plane.bscale > 0 else (np.fmax, np.fmin)
         if qmin == 0:

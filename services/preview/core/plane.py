@@ -92,7 +92,9 @@ class Plane:
         """Read a part as physical values, NaN where there is none."""
         stored = self.stored[rows, columns]
         values = stored.astype(self.precision)
-        values[~np.isfinite(values)] = np.nan
+        good = np.isfinite(values)
+        if not good.all():
+            values[~good] = np.nan
         hidden = self._hidden(stored, rows, columns)
         if hidden is not None:
             values[hidden] = np.nan
