@@ -36,7 +36,7 @@ _MEANING: Final = {
 _ALSO: Final = {
     "number": ({"type": "string", "description": "The number as text"},),
     "integer": ({"type": "string", "description": "The number as text"},),
-    "boolean": ({"enum": [0, 1]}, {"enum": ["true", "false", "yes", "no", "on", "off", "1", "0"]}),
+    "boolean": ({"enum": [0, 1]}, {"type": "string", "description": "true, false, yes, no, on, off"}),
     "string": ({"type": "number"},),
 }
 _ABOUT: Final = {"title", "description", "default", "x-steps", "anyOf"}

@@ -4,14 +4,14 @@ import os
 
 from aiohttp import web
 
-from shared.contracts.preview import CONTENT_TYPES, PreviewOptions
+from shared.contracts.preview import PreviewOptions
 
 from ..domain.errors import Missing
 from ..domain.previews import Source
 from ..keys import DATA
 from .files import OpenFile, rows
-from .operation import Operation
-from .previews import options_of, send
+from .operation import ANY, Operation
+from .previews import PICTURES, options_of, send
 from .replies import reply
 from .schemas import FileRow
 
@@ -52,6 +52,6 @@ _PATH = "/api/files/{path:.+}"
 
 ROUTES = (
     Operation("GET", "/api/files", get, reply=list[FileRow]),
-    Operation("GET", _PATH + _PREVIEW + "/", preview, query=PreviewOptions, media=tuple(CONTENT_TYPES.values())),
-    Operation("GET", _PATH, get, reply=list[FileRow], media=("application/octet-stream",), errors=(416,)),
+    Operation("GET", _PATH + _PREVIEW + "/", preview, query=PreviewOptions, media=PICTURES, errors=(304,)),
+    Operation("GET", _PATH, get, reply=list[FileRow], media=(ANY,), errors=(206, 304, 412, 416)),
 )

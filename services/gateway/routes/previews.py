@@ -1,7 +1,7 @@
 """Pictures of the files of a task."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from ..keys import PREVIEWS, REQUEST_ID, TASKS, USER
 from .operation import Operation
 from .replies import task_id_of
 
+PICTURES: Final = tuple(CONTENT_TYPES.values())
 Options = TypeVar("Options", bound=PictureOptions)
 
 
@@ -65,6 +66,6 @@ async def cutout(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("GET", "/api/tasks/{id}/preview/{path:.+}", preview),
-    Operation("GET", "/api/tasks/{id}/cutout/{path:.+}", cutout),
+    Operation("GET", "/api/tasks/{id}/preview/{path:.+}", preview, query=PreviewOptions, media=PICTURES, errors=(304,)),
+    Operation("GET", "/api/tasks/{id}/cutout/{path:.+}", cutout, query=CutoutOptions, media=PICTURES, errors=(304,)),
 )
