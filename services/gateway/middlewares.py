@@ -63,6 +63,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     structlog.contextvars.bind_contextvars(request=request_id)
     response = await _answer(request, handler, request_id)
     method = request.method if request.method in _METHODS else "other"  # anybody can think of methods
+    if response.content_type == "text/event-stream":  # open for hours, which says nothing of how quick we are
+        return response
     observe = _OBSERVE.get((method, response.status))
     if observe is None:
         observe = _OBSERVE[method, response.status] = REQUESTS.labels(method, response.status).observe
