@@ -5,14 +5,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from stdweb.client import Client
 from stdweb.settings import DEMO_USER, StackState
-from stdweb.sky import Observation, simulate
 from stdweb.stack.supervisor import Report
 
 ROOT = Path(__file__).parents[2]
@@ -60,16 +58,9 @@ class Stack:
         return client
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Allow for a first start, which compiles."""
-    for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(600))
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    root = tmp_path_factory.mktemp("stack")
+@contextmanager
+def running_stack(root: Path) -> Iterator[Stack]:
+    """Start a stack in a folder, and end it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -86,25 +77,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "XDG_CACHE_HOME": str(root / "cache"),
         "COLUMNS": "160",
     }
-    running = Stack(root, environment)
-    started = running.run("stdweb.stack", "up")
+    stack = Stack(root, environment)
+    started = stack.run("stdweb.stack", "up")
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        yield running
+        yield stack
     finally:
-        ended = running.run("stdweb.stack", "down")
+        ended = stack.run("stdweb.stack", "down")
         assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-@pytest.fixture(scope="session")
-def observation(stack: Stack) -> Observation:
-    """An observation in R, away from the demonstration's field."""
-    return simulate(
-        stack.root / "field",
-        size=1536,
-        seed=7,
-        ra_deg=150.0,
-        dec_deg=20.0,
-        filter="R",
-        mirror_dir=stack.state.mirror_dir,
-    )

@@ -1,0 +1,37 @@
+"""What several folders of tests share: one stack for all of them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from stdweb.sky import Observation, simulate
+from tests.support.stack import Stack, running_stack
+
+_SLOW_TO_START = {"stack", "site"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Allow for a first start, which compiles."""
+    for item in items:
+        if _SLOW_TO_START & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def observation(stack: Stack) -> Observation:
+    """An observation in R, away from the demonstration's field."""
+    return simulate(
+        stack.root / "field",
+        size=1536,
+        seed=7,
+        ra_deg=150.0,
+        dec_deg=20.0,
+        filter="R",
+        mirror_dir=stack.state.mirror_dir,
+    )
