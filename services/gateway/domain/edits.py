@@ -18,7 +18,7 @@ from shared.contracts.edits import (
     EditRequest,
     FixRequest,
 )
-from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal
+from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal, Rpc
 from shared.taskdir import NotFound, TasksRoot
 
 from ..model import Task, now
@@ -44,12 +44,15 @@ class Edits:
         Commits what was made.
     broker
         To the inspect service.
+    rpc
+        How it is asked.
     """
 
-    def __init__(self, root: TasksRoot, images: Images, broker: Broker) -> None:
+    def __init__(self, root: TasksRoot, images: Images, broker: Broker, rpc: Rpc = IMAGE_EDIT) -> None:
         self._root = root
         self._images = images
         self._broker = broker
+        self._rpc = rpc
 
     async def edit(self, task: Task, options: EditOptions, request_id: str) -> None:
         """Edit the image of a task; after an error nothing has changed.
@@ -91,7 +94,7 @@ class Edits:
 
     async def _prepare(self, request: EditRequest) -> Prepared:
         try:
-            reply = EDIT_REPLY.validate_json(await self._broker.call(IMAGE_EDIT, request))
+            reply = EDIT_REPLY.validate_json(await self._broker.call(self._rpc, request))
         except (BrokerUnavailable, NoAnswer) as error:
             raise Unavailable(_AWAY) from error
         except ValidationError as error:

@@ -1,0 +1,436 @@
+"""Edits through the REST API; the inspect service's own code answers, in this process."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from services.gateway import keys
+from services.gateway.domain.edits import Edits
+from services.gateway.domain.errors import Unavailable
+from services.gateway.domain.images import STALE, Images, manifest_of
+from services.gateway.model import Pending, now
+from services.inspect.edits import edit
+from shared.contracts.edits import EDIT_REQUEST, IMAGE, ORIGINAL, CropOptions
+from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal
+from shared.contracts.steps import IMAGE_RANK
+from shared.errors import StepError
+from shared.taskdir import Commit
+from shared.worker.request import RequestContext
+from shared.worker.results import keep_only
+from tests.support import fits as files
+from tests.support.gateway import Client, Gateway, gateway, until
+from tests.support.store import embedded_store, mongo_url
+
+__all__ = ["embedded_store", "mongo_url"]
+
+QUICK = IMAGE_EDIT.model_copy(update={"time_limit_s": 0.5})
+
+
+@pytest.fixture
+async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with gateway(mongo_url, tmp_path / "volume") as running:
+        yield running
+
+
+@pytest.fixture
+async def ann(site: Gateway) -> AsyncIterator[Client]:
+    async with site.client("ann", groups=["survey"]) as client:
+        yield client
+
+
+class Service:
+    """Answers as the inspect service does; may be told to hold back its work, or only its answer."""
+
+    def __init__(self, site: Gateway) -> None:
+        self.root = site.worker.root
+        self.asked: list[bytes] = []
+        self.work = asyncio.Event()
+        self.say = asyncio.Event()
+        self.refuse: Refusal | None = None
+        for gate in (self.work, self.say):
+            gate.set()
+
+    async def __call__(self, body: bytes) -> Prepared | Refusal:
+        self.asked.append(body)
+        await self.work.wait()
+        reply = self.refuse or await asyncio.to_thread(self.prepare, body)
+        await self.say.wait()
+        return reply
+
+    def prepare(self, body: bytes) -> Prepared | Refusal:
+        request = EDIT_REQUEST.validate_json(body)
+        name = uuid.uuid4().hex
+        work = self.root.incoming(request.source) / name
+        try:
+            work.mkdir()
+            edit(RequestContext(request=request, work=work, find=self.root.task(request.task_id).find))
+        except (FileNotFoundError, NotADirectoryError):
+            return Refusal(code="given_up", error="Too late.", status="later")
+        except StepError as error:
+            return Refusal(code=error.code, error=error.user_message, parameter=error.details.get("parameter"))
+        return Prepared(folder=name, files=keep_only(work, (IMAGE, ORIGINAL)))
+
+
+@pytest.fixture
+async def service(site: Gateway) -> Service:
+    made = Service(site)
+    await site.broker.serve(IMAGE_EDIT, made, prefetch=2)
+    return made
+
+
+def image(tmp_path: Path, side: int = 64) -> bytes:
+    pixels = np.arange(side * side, dtype=np.int16).reshape(side, side)
+    return files.write(tmp_path / "made.fits", pixels, files.observation(side)).read_bytes()
+
+
+@pytest.fixture
+async def task(ann: Client, tmp_path: Path) -> int:
+    return await ann.new_task(image(tmp_path))
+
+
+async def download(client: Client, task: int, name: str = IMAGE) -> bytes:
+    async with client.session.get(f"{client.url}/tasks/{task}/files/{name}") as response:
+        assert response.status == 200, name
+        return await response.read()
+
+
+async def shape(client: Client, task: int) -> tuple[int, ...]:
+    content = await download(client, task)
+    return tuple(fits.HDUList.fromstring(content)[0].data.shape)
+
+
+async def names(client: Client, task: int) -> list[str]:
+    return [row["name"] for row in await client.ok("GET", f"/tasks/{task}/files/")]
+
+
+async def upload(client: Client, task: int, content: bytes, name: str = IMAGE) -> tuple[int, Any]:
+    form = aiohttp.FormData()
+    form.add_field("file", content, filename="x")
+    return await client.call("POST", f"/tasks/{task}/files/{name}", data=form)
+
+
+async def stored(site: Gateway, task: int) -> Any:
+    return await site.app[keys.COORDINATOR].tasks.get(task)
+
+
+# ---- what edits do
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("fix/", "fixed"), ("fix", "fixed"), ("crop/", "cropped"), ("destripe", "destriped")]
+)
+async def test_an_edit_takes_back_what_was_made_from_the_image(
+    *, path: str, status: str, site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
+) -> None:
+    site.worker.computed = {"inspect": {"gain": 2.5}}
+    await ann.ok("PATCH", f"/tasks/{task}/", json={"config": {"sn": 4}})
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    assert (await ann.ended(task))["config"] == {"gain": 2.5, "sn": 4}
+    assert await ann.ok("POST", f"/tasks/{task}/{path}") == {"id": task, "status": status}
+    seen = await ann.ok("GET", f"/tasks/{task}/")
+    assert (seen["state"], seen["config"], seen["error"]) == ("uploaded", {"sn": 4}, None)
+    assert await names(ann, task) == [IMAGE, ORIGINAL]
+    assert await download(ann, task, ORIGINAL) == image(tmp_path)
+    assert await download(ann, task) != image(tmp_path)
+    assert (site.worker.root.task(task).path / ORIGINAL).read_bytes() == image(tmp_path)  # in the flat view, too
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    assert (await ann.ended(task))["state"] == "inspect_done"
+    assert not any((site.data_dir / "tasks" / ".incoming").iterdir())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"json": {"x1": 10, "x2": "-4", "y2": None}},
+        {"json": {"x1": "10", "x2": 60, "unknown": 1}},
+        {"data": {"x1": "10", "x2": "60", "y1": "", "y2": " "}},
+    ],
+)
+async def test_crop_takes_json_and_forms(body: dict[str, Any], ann: Client, task: int, service: Service) -> None:
+    await ann.ok("POST", f"/tasks/{task}/crop/", **body)
+    assert await shape(ann, task) == (64, 50)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("crop", {"x1": "a"}, ["x1"]),
+        ("crop", {"x1": 1.5, "y2": True}, ["x1", "y2"]),
+        ("crop", {"x2": [1]}, ["x2"]),
+        ("crop", {"y1": 10**12}, ["y1"]),
+        ("crop", {"x1": 20, "x2": 20}, ["x2"]),
+        ("crop", {"y1": 64}, ["y1"]),
+        ("crop", {"x2": 0}, ["x2"]),
+        ("destripe", {"direction": "diagonal"}, ["direction"]),
+        ("destripe", {"direction": None}, ["direction"]),
+    ],
+)
+async def test_bad_values_are_named(
+    *, path: str, body: dict[str, Any], fields: list[str], site: Gateway, ann: Client, task: int, service: Service
+) -> None:
+    before = await download(ann, task)
+    status, content = await ann.call("POST", f"/tasks/{task}/{path}/", json=body)
+    assert (status, list(content["errors"])) == (400, fields)
+    assert content["detail"]
+    assert await download(ann, task) == before
+    assert (await stored(site, task)).pending is None
+    assert not any((site.data_dir / "tasks" / ".incoming").iterdir())
+
+
+async def test_what_is_no_image_cannot_be_edited(ann: Client, service: Service) -> None:
+    task = await ann.new_task(b"hello")
+    for path in ("fix", "crop", "destripe"):
+        status, content = await ann.call("POST", f"/tasks/{task}/{path}/")
+        assert status == 400
+        assert "not a FITS file" in content["detail"]
+    assert await names(ann, task) == [IMAGE]
+    empty = (await ann.ok("POST", "/tasks/", json={"original_name": "none"}))["id"]
+    assert (await ann.call("POST", f"/tasks/{empty}/fix/"))[0] == 404
+    assert (await ann.call("POST", f"/tasks/{empty + 1}/fix/"))[0] == 404
+
+
+async def test_the_first_original_stays_until_another_image_comes(
+    ann: Client, task: int, service: Service, tmp_path: Path
+) -> None:
+    for side in (60, 50, 40):
+        await ann.ok("POST", f"/tasks/{task}/crop/", json={"x2": side})
+        assert await shape(ann, task) == (64, side)
+        assert await download(ann, task, ORIGINAL) == image(tmp_path)
+    assert (await upload(ann, task, image(tmp_path, 32)))[0] == 201
+    assert await names(ann, task) == [IMAGE]
+    await ann.ok("POST", f"/tasks/{task}/destripe/", json={"direction": "horizontal"})
+    assert await download(ann, task, ORIGINAL) == image(tmp_path, 32)
+    await ann.ok("DELETE", f"/tasks/{task}/files/{IMAGE}")
+    assert await names(ann, task) == []
+
+
+async def test_who_may_edit(site: Gateway, ann: Client, task: int, service: Service) -> None:
+    for path in ("fix", "crop", "destripe"):
+        for name, user, expected in (
+            ("mary", {"groups": ["survey"]}, 200),
+            ("root", {"is_staff": True}, 200),
+            ("ed", {"grants": ["edit_all_tasks"]}, 200),
+            ("vic", {"grants": ["view_all_tasks"]}, 403),
+            ("bob", {}, 403),
+        ):
+            await ann.ok("PATCH", f"/tasks/{task}/", json={"groups": ["survey"]})
+            async with site.client(f"{name}-{path}", **user) as client:
+                assert (await client.call("POST", f"/tasks/{task}/{path}/"))[0] == expected, name
+        async with aiohttp.ClientSession() as session, session.post(f"{ann.url}/tasks/{task}/{path}/") as response:
+            assert response.status == 401
+    assert len(service.asked) == 9
+
+
+# ---- never beside anything, never twice
+
+
+async def test_a_running_task_is_not_edited(site: Gateway, ann: Client, task: int, service: Service) -> None:
+    site.worker.hold = {"inspect"}
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    for path in ("fix", "crop", "destripe"):
+        assert (await ann.call("POST", f"/tasks/{task}/{path}/"))[0] == 409
+    assert service.asked == []
+
+
+async def test_nothing_runs_or_changes_beside_an_edit(site: Gateway, ann: Client, task: int, service: Service) -> None:
+    service.work.clear()
+    editing = asyncio.create_task(ann.ok("POST", f"/tasks/{task}/crop/", json={"x1": 4}))
+    await until(lambda: asyncio.sleep(0, service.asked))
+    for path in ("fix", "crop", "destripe", "duplicate"):
+        status, content = await ann.call("POST", f"/tasks/{task}/{path}/")
+        assert (status, "being changed" in content["detail"]) == (409, True), path
+    assert (await ann.call("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]}))[0] == 409
+    await ann.ok("PATCH", f"/tasks/{task}/", json={"config": {"sn": 3}, "title": "new"})
+    service.work.set()
+    await editing
+    seen = await ann.ok("GET", f"/tasks/{task}/")
+    assert (seen["state"], seen["config"], seen["title"]) == ("uploaded", {"sn": 3}, "new")
+    assert (len(service.asked), await shape(ann, task)) == (1, (64, 60))
+
+
+async def test_of_edits_at_once_one_wins(ann: Client, task: int, service: Service) -> None:
+    service.say.clear()
+    asking = [asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 1})) for _ in range(5)]
+    await until(lambda: asyncio.sleep(0, sum(one.done() for one in asking) == 4))
+    service.say.set()
+    answers = await asyncio.gather(*asking)
+    assert sorted(status for status, _ in answers) == [200, 409, 409, 409, 409]
+    assert await shape(ann, task) == (64, 63)
+
+
+async def test_a_request_delivered_twice_has_its_effect_once(
+    site: Gateway, ann: Client, task: int, service: Service
+) -> None:
+    service.say.clear()
+    editing = asyncio.create_task(ann.ok("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
+    await until(lambda: asyncio.sleep(0, service.asked))
+    twin = await asyncio.to_thread(service.prepare, service.asked[0])
+    assert isinstance(twin, Prepared)
+    service.say.set()
+    await editing
+    before = await download(ann, task)
+    late = await asyncio.to_thread(service.prepare, service.asked[0])
+    assert isinstance(late, Refusal)
+    assert await download(ann, task) == before
+    assert await shape(ann, task) == (64, 54)
+    assert (await stored(site, task)).seq == 2
+
+
+async def test_a_client_that_goes_away_takes_nothing_with_it(
+    site: Gateway, ann: Client, task: int, service: Service
+) -> None:
+    service.say.clear()
+    editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
+    await until(lambda: asyncio.sleep(0, service.asked))
+    editing.cancel()
+    service.say.set()
+
+    async def over() -> bool:
+        return (await stored(site, task)).pending is None
+
+    await until(over)
+    assert await shape(ann, task) == (64, 54)
+
+
+async def test_a_task_deleted_meanwhile_stays_so(site: Gateway, ann: Client, task: int, service: Service) -> None:
+    service.say.clear()
+    editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
+    await until(lambda: asyncio.sleep(0, service.asked))
+    await ann.ok("DELETE", f"/tasks/{task}/")
+    service.say.set()
+    assert (await editing)[0] == 404
+    assert not site.worker.root.task(task).exists()
+    assert not any((site.data_dir / "tasks" / ".incoming").iterdir())
+
+
+# ---- what is away, late, or dead
+
+
+async def unchanged(site: Gateway, ann: Client, task: int, content: bytes) -> None:
+    assert await download(ann, task) == content
+    assert await names(ann, task) == [IMAGE]
+    seen = await stored(site, task)
+    assert (seen.pending, seen.computed) == (None, {"inspect": {"gain": 1}})
+    assert not any(path.is_dir() for path in (site.data_dir / "tasks" / ".incoming").iterdir())
+
+
+async def compute(site: Gateway, task: int) -> None:
+    seen = await stored(site, task)
+    await site.app[keys.COORDINATOR].tasks.swap(seen, replace(seen, computed={"inspect": {"gain": 1}}))
+
+
+async def test_without_service_or_broker_nothing_changes(site: Gateway, ann: Client, task: int, tmp_path: Path) -> None:
+    await compute(site, task)
+    async with ann.session.post(f"{ann.url}/tasks/{task}/fix/") as response:  # nobody serves
+        assert (response.status, "Retry-After" in response.headers) == (503, True)
+    await unchanged(site, ann, task, image(tmp_path))
+    site.broker.away = True
+    assert (await ann.call("POST", f"/tasks/{task}/fix/"))[0] == 503
+    await unchanged(site, ann, task, image(tmp_path))
+    site.broker.away = False
+    service = Service(site)
+    await site.broker.serve(IMAGE_EDIT, service, prefetch=1)
+    await ann.ok("POST", f"/tasks/{task}/fix/")
+
+
+@pytest.mark.parametrize(("status", "code"), [("later", 503), ("fault", 500), ("missing", 404), ("bad", 400)])
+async def test_a_refusal_changes_nothing(
+    *, status: Any, code: int, site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
+) -> None:
+    await compute(site, task)
+    service.refuse = Refusal(code="x", error="No.", status=status)
+    assert (await ann.call("POST", f"/tasks/{task}/fix/"))[0] == code
+    await unchanged(site, ann, task, image(tmp_path))
+
+
+@pytest.mark.parametrize("gate", ["work", "say"])
+async def test_after_a_time_out_nobody_can_commit_any_more(
+    *, gate: str, site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
+) -> None:
+    """The service has not begun in time, or has done its work and its answer is lost."""
+    await compute(site, task)
+    getattr(service, gate).clear()
+    edits = Edits(site.worker.root, site.app[keys.EDITS]._images, site.broker, QUICK)
+    with pytest.raises(Unavailable):
+        await edits.edit(await stored(site, task), CropOptions(x1=10), "")
+    await unchanged(site, ann, task, image(tmp_path))
+    getattr(service, gate).set()
+    late = await asyncio.to_thread(service.prepare, service.asked[0])
+    assert isinstance(late, Refusal)
+    await site.broker.settled()
+    await unchanged(site, ann, task, image(tmp_path))
+    await ann.ok("POST", f"/tasks/{task}/crop/", json={"x1": 4})
+    assert await shape(ann, task) == (64, 60)
+
+
+async def test_a_gateway_that_stood_still_finds_its_edit_given_up(
+    site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
+) -> None:
+    await compute(site, task)
+    service.say.clear()
+    editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
+    await until(lambda: asyncio.sleep(0, service.asked))
+    images: Images = site.app[keys.EDITS]._images
+    await images.mend(now() + timedelta(seconds=90))  # still in time
+    assert (await stored(site, task)).pending is not None
+    await images.mend(now() + STALE["edit"])
+    await unchanged(site, ann, task, image(tmp_path))
+    service.say.set()
+    assert (await editing)[0] == 503
+    await unchanged(site, ann, task, image(tmp_path))
+
+
+@pytest.mark.parametrize("frozen_before", ["folder", "commit"])
+async def test_a_gateway_that_died_in_an_edit_blocks_nothing_for_ever(
+    frozen_before: str, site: Gateway, ann: Client, task: int, tmp_path: Path
+) -> None:
+    root, owner = site.worker.root, "0" * 32
+    seen = await stored(site, task)
+    at = now() - STALE["edit"]
+    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=at)
+    prepared = root.incoming(owner) / "made"
+    if frozen_before == "commit":
+        prepared.mkdir(parents=True)
+        (prepared / IMAGE).write_bytes(b"new")
+    await site.app[keys.COORDINATOR].tasks.swap(
+        seen, replace(seen, seq=2, pending=pending, computed={"inspect": {"gain": 1}})
+    )
+
+    async def over() -> bool:
+        return (await stored(site, task)).pending is None
+
+    await until(over)
+    with pytest.raises(FileExistsError):
+        root.incoming(owner).mkdir()
+    assert not root.task(task).commit(prepared, Commit(2, IMAGE_RANK, "edit"), manifest_of("edit", owner, ()))
+    await unchanged(site, ann, task, image(tmp_path))
+
+
+async def test_what_a_dead_gateway_has_committed_counts_soon(site: Gateway, ann: Client, task: int) -> None:
+    root, owner = site.worker.root, "0" * 32
+    seen = await stored(site, task)
+    prepared = root.incoming(owner) / "made"
+    prepared.mkdir(parents=True)
+    (prepared / IMAGE).write_bytes(b"new")
+    assert root.task(task).commit(prepared, Commit(2, IMAGE_RANK, "edit"), manifest_of("edit", owner, ()))
+    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=now() - STALE["upload"])
+    await site.app[keys.COORDINATOR].tasks.swap(
+        seen, replace(seen, seq=2, pending=pending, computed={"inspect": {"gain": 1}})
+    )
+
+    async def over() -> bool:
+        return (await stored(site, task)).pending is None
+
+    await until(over)
+    seen = await stored(site, task)
+    assert (seen.state, seen.computed) == ("uploaded", {})
+    assert await download(ann, task) == b"new"
