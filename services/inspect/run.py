@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from shared.contracts.params import InspectParams
 from shared.errors import TransientError, UsageError
 from shared.science import headers
-from shared.science.images import read_image, size_of, write_image
+from shared.science.images import EXTRACTED, read_image, size_of, write_image
 from shared.science.masks import build_mask, custom_mask
+from shared.science.planes import without_structure
 from shared.science.targets import Target, resolve_targets
 from shared.science.wcs import pixel_of, usable_wcs, wcs_header
 from shared.worker.step import StepContext
@@ -40,7 +41,9 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
     if path is None:
         raise UsageError("no_image", "The task has no image. Upload one as image.fits.")
     ctx.progress(0.05, "reading")
-    image, header = read_image(path)
+    image, header = read_image(path, params.ext)
+    if params.ext is not None or EXTRACTED in header:
+        _keep_plane(ctx, image, header, params.ext)
     for line in header.get("HISTORY", []):
         if str(line).startswith("stdweb: "):
             log(str(line).removeprefix("stdweb: ").capitalize())
@@ -89,6 +92,17 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
     computed |= core.suggestions(params, computed["filter"], dec_deg, log)
     log("Done")
     return computed
+
+
+def _keep_plane(ctx: StepContext, image: NDArray[np.float32], header: fits.Header, ext: int | None) -> None:
+    """Let later steps see the extension that was asked for, and nothing else of the file.
+
+    The result of an earlier run is written again, because this one hides it.
+    """
+    if EXTRACTED not in header and ext is not None:
+        header[EXTRACTED] = (ext, "extension that the image was made of")
+    ctx.log(f"Image taken from extension {header[EXTRACTED]}")
+    write_image(ctx.work / "image.fits", image, without_structure(header))
 
 
 def _targets(

@@ -82,7 +82,7 @@ _TABLE: Final = (
         state="inspect",
         params=InspectParams,
         log="inspect.log",
-        files=("mask.fits", "image_target.fits"),
+        files=("mask.fits", "image_target.fits", "image.fits"),  # the last one when an extension was asked for
         time_limit_s=900,
     ),
     Step(

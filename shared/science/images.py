@@ -22,6 +22,9 @@ from .fits_layout import BLOCK_BYTES, bytes_to_image
 MAX_PIXELS: Final = 450_000_000
 """Largest plane that is read; a little above 20,000 × 20,000."""
 
+EXTRACTED: Final = "STDWEXT"
+"""Card of a file that was made of one extension of another: the number of that."""
+
 _MAX_UNPACKED_BYTES: Final = 8 * MAX_PIXELS + 64 * 1024 * 1024
 """Largest content of a gzipped file: one plane of doubles, and headers. Stops decompression bombs."""
 
@@ -85,7 +88,7 @@ def quiet_fits() -> Iterator[None]:
         yield
 
 
-def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
+def read_image(path: Path, ext: int | None = None) -> tuple[NDArray[np.float32], fits.Header]:
     """Read the first usable plane of a FITS file.
 
     Integers are scaled, tile compression and gzip undone, the asinh scaling of Pan-STARRS undone. Cards that cannot be
@@ -96,6 +99,9 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
     ----------
     path
         The file.
+    ext
+        Number of the extension to look at alone; None for the first usable one. A file that was made of an extension,
+        which its card `EXTRACTED` says, holds that one only.
 
     Returns
     -------
@@ -107,7 +113,7 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header]:
     DataError
         When there is no such plane, or the file is damaged.
     """
-    with open_plane(path) as plane, quiet_fits():
+    with open_plane(path, ext=ext) as plane, quiet_fits():
         with _reading():
             image = _scaled(plane)
         return _unscale_asinh(image, plane.header), plane.header
@@ -157,7 +163,7 @@ class Plane:
 
 
 @contextmanager
-def open_plane(path: Path, *, stored: bool = False) -> Iterator[Plane]:
+def open_plane(path: Path, *, stored: bool = False, ext: int | None = None) -> Iterator[Plane]:
     """Open a file at its first usable plane; see `read_image`.
 
     Parameters
@@ -166,6 +172,8 @@ def open_plane(path: Path, *, stored: bool = False) -> Iterator[Plane]:
         The file.
     stored
         Whether pixels are given as they are stored, without the scaling by BSCALE and BZERO.
+    ext
+        Number of the extension to look at alone; None for the first usable one.
 
     Raises
     ------
@@ -178,7 +186,7 @@ def open_plane(path: Path, *, stored: bool = False) -> Iterator[Plane]:
             hdus = stack.enter_context(
                 fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True, do_not_scale_image_data=stored)
             )
-            plane = _first_plane(hdus, size_bytes)
+            plane = _first_plane(hdus, size_bytes, ext)
         yield plane
 
 
@@ -270,9 +278,15 @@ def _content_bytes(path: Path) -> int:
     return size_bytes
 
 
-def _first_plane(hdus: fits.HDUList, size_bytes: int) -> Plane:
+def _first_plane(hdus: fits.HDUList, size_bytes: int, ext: int | None) -> Plane:
+    ext = _still_there(hdus, ext)
     found: list[str] = []
+    number = -1
     for number, hdu in enumerate(_each(hdus)):
+        if ext is not None and number < ext:
+            continue
+        if ext is not None and number > ext:
+            break
         if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
             found.append("a table")
             continue
@@ -284,8 +298,26 @@ def _first_plane(hdus: fits.HDUList, size_bytes: int) -> Plane:
             continue
         _check_size(hdu, shape, size_bytes)
         return _plane_of(hdus, number, hdu, shape)
+    if ext is not None and number < ext:
+        raise DataError("no_extension", f"The file has no extension {ext}: its last one is {number}. Change ext.")
     what = f"it holds {', '.join(dict.fromkeys(found))}" if found else "it holds no data"
+    if ext is not None:
+        raise DataError("no_plane", f"Extension {ext} has no two-dimensional image: {what}. Change ext.")
     raise DataError("no_plane", f"The file has no two-dimensional image: {what}. Upload an image.")
+
+
+def _still_there(hdus: fits.HDUList, ext: int | None) -> int | None:
+    """Tell which extension to look at: in a file that was made of one there is no other."""
+    if ext is None or EXTRACTED not in hdus[0].header:
+        return ext
+    made_of = hdus[0].header[EXTRACTED]
+    if made_of != ext:
+        raise DataError(
+            "other_extension",
+            f"Extension {ext} is asked for, but the image was made of extension {made_of} before. Run cleanup to get "
+            "the whole file back, or upload it again.",
+        )
+    return None
 
 
 def _each(hdus: fits.HDUList) -> Iterator[Any]:

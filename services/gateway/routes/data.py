@@ -20,7 +20,17 @@ _PREVIEW = "/preview"
 
 async def get(request: web.Request) -> web.StreamResponse:
     """Send a file of the shared data directory, or list a folder of it."""
-    data, path = request.app[DATA], request.match_info.get("path", "")
+    return await _answer(request, request.match_info.get("path", ""))
+
+
+async def preview(request: web.Request) -> web.StreamResponse:
+    """Send the picture of an image of the shared data directory."""
+    return await _answer(request, request.match_info["path"] + _PREVIEW)
+
+
+async def _answer(request: web.Request, path: str) -> web.StreamResponse:
+    """Answer with what is at a path; if there is nothing, and it ends in `preview`, with the picture of the file."""
+    data = request.app[DATA]
     entries = await data.entries(path)
     if entries is not None:
         return reply(rows(entries))
@@ -32,11 +42,6 @@ async def get(request: web.Request) -> web.StreamResponse:
             raise
         return await _show(request, bare.removesuffix(_PREVIEW))
     return OpenFile(request, fd, bare.rsplit("/", 1)[-1])
-
-
-async def preview(request: web.Request) -> web.StreamResponse:
-    """Send the picture of an image of the shared data directory."""
-    return await get(request)
 
 
 async def _show(request: web.Request, path: str) -> web.Response:
