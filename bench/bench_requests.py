@@ -30,7 +30,6 @@ from stdweb.settings import StackState
 from stdweb.stack.supervisor import Report
 
 USER = "bench"
-TASKS = 10_000
 FIRST = 1_000_000  # ids far above those that the stack gives
 DOWNLOAD = 64 * 2**20
 WANTED_CPU_MS = 1.2
@@ -169,13 +168,13 @@ async def downloads(state: StackState, token: str, process: psutil.Process, coun
 
 async def run(state: StackState, args: argparse.Namespace) -> bool:
     """Measure, print, and tell whether polling costs as little as wanted."""
-    token = await fill(state.mongo_url, 1 if args.only in {"state", "task"} else TASKS)
+    token = await fill(state.mongo_url, args.tasks)
     process = gateway_process(state)
     paths = {
         "state": f"/tasks/{FIRST}/state/",
         "task": f"/tasks/{FIRST}/",
-        "20 of 10,000 tasks": "/tasks/?limit=20",
-        "all 10,000 tasks": "/tasks/",
+        f"20 of {args.tasks:,} tasks": "/tasks/?limit=20",
+        f"all {args.tasks:,} tasks": "/tasks/",
     }
     if args.only:
         print(f"gateway: process {process.pid}", flush=True)
@@ -183,7 +182,7 @@ async def run(state: StackState, args: argparse.Namespace) -> bool:
     for name, path in paths.items():
         if args.only and name != args.only:
             continue
-        clients = 1 if "10,000" in name else args.clients
+        clients = 1 if "tasks" in name else args.clients
         times, cpu = await load(state.base_url + path, token, process, clients, args.seconds)
         wanted = name in {"state", "task"}
         good &= not wanted or 1e3 * cpu <= WANTED_CPU_MS
@@ -204,6 +203,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5, help="load of each kind of request")
     parser.add_argument("--downloads", type=int, default=15)
+    parser.add_argument("--tasks", type=int, default=10_000, help="of one user")
     parser.add_argument("--only", help="one kind of small request, for a profiler: state, task, …")
     args = parser.parse_args()
     with stack() as state:
