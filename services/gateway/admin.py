@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from .domain import config as configs
 from .domain.auth import Auth
+from .domain.callbacks import Callbacks
 from .domain.errors import Invalid
 from .domain.presets import PresetFiles
 from .domain.throttle import Throttle
 from .model import GRANTS, Preset, User, now
-from .storage import Attempts, Duplicate, SessionStore, Store, Users
+from .storage import Attempts, CallbackStore, Duplicate, SessionStore, Store, Tasks, Users
 
 _MAX_NAME = 150
 
@@ -28,6 +29,7 @@ class Admin:
         self._users = Users(store)
         self._sessions = SessionStore(store)
         self._auth = Auth(self._users, Throttle(Attempts(store)))
+        self._callbacks = Callbacks(CallbackStore(store), Tasks(store))
 
     @classmethod
     async def connect(cls, mongo_url: str) -> Self:
@@ -120,6 +122,11 @@ class Admin:
         """Revoke all tokens of a user, within 5 s. Returns how many there were."""
         await self._known(name)
         return await self._users.revoke_tokens(name)
+
+    async def new_secret(self, name: str) -> str:
+        """Make the secret that signs a user's callbacks from now on; it is shown now and never again."""
+        await self._known(name)
+        return await self._callbacks.new_secret(name)
 
     async def add_preset(
         self, name: str, config: Mapping[str, Any], files: Sequence[Path] = (), data_dir: Path | None = None

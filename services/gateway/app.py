@@ -5,8 +5,9 @@ import contextlib
 import importlib.metadata
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -17,7 +18,9 @@ from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
 from . import keys
+from .deliver import Deliverer, Sender
 from .domain.auth import Auth
+from .domain.callbacks import Callbacks
 from .domain.coordinator import Coordinator
 from .domain.data import Data
 from .domain.edits import Edits
@@ -39,7 +42,7 @@ from .middlewares import answer_errors, authenticate, error_response
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
-from .storage import Attempts, SessionStore, Store, StoreAway, Tasks, Users, Watch
+from .storage import Attempts, CallbackStore, SessionStore, Store, StoreAway, Tasks, Users, Watch
 
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
@@ -60,7 +63,7 @@ def build_app(
     app = web.Application(middlewares=[answer_errors, authenticate], client_max_size=_MAX_FORM)
     root = TasksRoot(settings.data_dir)
     tasks, users, signs = Tasks(store), Users(store), Signs()
-    coordinator = Coordinator(tasks, root, broker, signs, settings.max_steps_per_user)
+    coordinator = _coordinator(settings, store, broker, signs)
     images = Images(tasks, root)
     app[keys.SETTINGS] = settings
     app[keys.STORE] = store
@@ -74,6 +77,7 @@ def build_app(
         timedelta(seconds=settings.session_longest_s),
     )
     app[keys.COORDINATOR] = coordinator
+    app[keys.CALLBACKS] = coordinator.callbacks
     _add_tasks(app, tasks, users, root)
     app[keys.FILES] = Files(root, images)
     app[keys.EDITS] = Edits(root, images, broker)
@@ -85,6 +89,7 @@ def build_app(
     app[keys.DESCRIPTION] = json.dumps(describe(OPERATIONS, app[keys.VERSION])).encode()
     add_routes(app)
     listener = Listener(broker, coordinator, app[keys.EVENTS])
+    deliverer = Deliverer(coordinator.callbacks, Sender(settings.callback_allow), settings.reconcile_every_s)
     reconciler = Reconciler(settings, tasks, root, coordinator, images)
 
     async def background(app: web.Application) -> AsyncIterator[None]:
@@ -95,10 +100,7 @@ def build_app(
         async def work() -> None:
             try:
                 await _prepare(store)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(listen())
-                    group.create_task(reconciler.run())
-                    group.create_task(app[keys.EVENTS].run())
+                await _together(listen, reconciler.run, app[keys.EVENTS].run, deliverer.run)
             except Exception:
                 log.exception("background work died")
                 broken()
@@ -132,6 +134,18 @@ def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot
     )
 
 
+def _coordinator(settings: GatewaySettings, store: Store, broker: Broker, signs: Signs) -> Coordinator:
+    tasks, root = Tasks(store), TasksRoot(settings.data_dir)
+    callbacks = Callbacks(
+        CallbackStore(store),
+        tasks,
+        settings.callback_allow,
+        timedelta(seconds=settings.callback_retry_s),
+        timedelta(seconds=settings.callback_keep_trying_s),
+    )
+    return Coordinator(tasks, root, broker, signs, callbacks, max_steps_per_user=settings.max_steps_per_user)
+
+
 def _add_events(app: web.Application, store: Store) -> None:
     settings = app[keys.SETTINGS]
     events = app[keys.EVENTS] = Events(Watch(store), settings.events_max, settings.events_max_per_user)
@@ -141,6 +155,12 @@ def _add_events(app: web.Application, store: Store) -> None:
         events.close()
 
     app.on_shutdown.append(end_streams)
+
+
+async def _together(*parts: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for part in parts:
+            group.create_task(part())
 
 
 async def _prepare(store: Store) -> None:

@@ -10,6 +10,7 @@ from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
 from .domain.auth import Auth
+from .domain.callbacks import Callbacks
 from .domain.coordinator import Coordinator
 from .domain.data import Data
 from .domain.edits import Edits
@@ -39,6 +40,7 @@ LISTING: Final = web.AppKey("listing", Listing)
 FILES: Final = web.AppKey("files", Files)
 EDITS: Final = web.AppKey("edits", Edits)
 PREVIEWS: Final = web.AppKey("previews", Previews)
+CALLBACKS: Final = web.AppKey("callbacks", Callbacks)
 EVENTS: Final = web.AppKey("events", Events)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)

@@ -68,6 +68,8 @@ class Run:
         Digest of the idempotency key of the request that began it.
     error
         Why it failed.
+    callback
+        Address that is told of its end, without its query; None when nobody wants to know.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Run:
     asked: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     error: str | None = None
+    callback: str | None = None
 
     @property
     def active(self) -> bool:

@@ -238,9 +238,12 @@ def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
     if _PARAMETER.search(operation.path):
         statuses |= {404} if operation.public else {403, 404}
     problem = {JSON: {"schema": schemas[-1, "problem"]}}
-    described: dict[str, Any] = {str(operation.status): _good(operation, schemas)}
+    good = _good(operation, schemas)
+    described: dict[str, Any] = {str(operation.status): good}
     for status in sorted(statuses):
         described[str(status)] = {"description": _MEANING[status]}
         if status >= HTTPStatus.BAD_REQUEST:
             described[str(status)]["content"] = problem
+        elif status == HTTPStatus.PARTIAL_CONTENT:
+            described[str(status)]["content"] = good["content"]
     return described

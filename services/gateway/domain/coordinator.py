@@ -18,6 +18,7 @@ from ..model import Run, RunStep, Task, now
 from ..storage import Changed, Tasks
 from . import config as configs
 from . import runs
+from .callbacks import Callbacks
 from .cancelling import Cancelling
 from .errors import Conflict, Missing, Unavailable
 from .fairshare import FairShare
@@ -34,13 +35,24 @@ log = structlog.get_logger()
 class Coordinator:
     """Starts runs, and takes in what the services report."""
 
-    def __init__(self, tasks: Tasks, root: TasksRoot, broker: Broker, signs: Signs, max_steps_per_user: int) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        root: TasksRoot,
+        broker: Broker,
+        signs: Signs,
+        callbacks: Callbacks,
+        *,
+        max_steps_per_user: int,
+    ) -> None:
         self.tasks = tasks
         self.root = root
         self.broker = broker
         self.signs = signs
+        self.callbacks = callbacks
         self.shares = FairShare(tasks, max_steps_per_user)
         self.revisions = Revisions(tasks)
+        self.revisions.after.append(callbacks.changed)
         self.fences = Fences(root)
         self.cancelling = Cancelling(self.revisions, self.fences, signs, broker, self.release)
 
@@ -72,7 +84,7 @@ class Coordinator:
         try:
             async with self.shares.admission(request.user, request.steps[0]) as admit:
                 new = runs.start(task, request, asked=asked, at=now(), admit=admit)
-                started = await self.revisions.swap(task, new)
+                started = await self._begin(task, new, request)
                 self._note_wait(started)
         except Changed:
             # by another start, which wins, or by an edit, which does not matter
@@ -83,6 +95,17 @@ class Coordinator:
             return await self.process(seen, request)
         await self._release_waiting(started)
         return await self._announce(task, started)
+
+    async def _begin(self, task: Task, new: Task, request: runs.Request) -> Task:
+        """Write the start of a run, and before it whom to tell of its end: whatever dies then, that is not lost."""
+        if new.run is None or request.callback_url is None:
+            return await self.revisions.swap(task, new)
+        await self.callbacks.expect(task, new.run, request.callback_url)
+        try:
+            return await self.revisions.swap(task, new)
+        except Changed:
+            await self.callbacks.forget(new.run.id)
+            raise
 
     async def _begun(self, task: Task, request: runs.Request) -> Task | None:
         """Find the run that an earlier request of the same key has begun; None when there is none."""
@@ -126,7 +149,11 @@ class Coordinator:
             return replace(before, rev=task.rev, seq=task.seq) if task.running else None
 
         new = await self.revisions.change(before.id, run.id, undo)
-        return None if manifest is None else new
+        if manifest is not None:
+            return new
+        if run.callback is not None:
+            await self.callbacks.forget(run.id)
+        return None
 
     async def publish(self, task: Task) -> None:
         """Put the current step into its queue, if it has been released.

@@ -19,6 +19,7 @@ from shared.contracts.steps import STEPS
 from shared.taskdir import Manifest
 
 from ..model import Run, RunStep, Task, now
+from .addresses import shown
 
 Admit = Callable[[str], bool]
 """Whether fair share releases a step of this name now."""
@@ -38,12 +39,15 @@ class Request:
     ----------
     key
         Digest of the idempotency key; None without one.
+    callback_url
+        Address to be told of the end; None when nobody wants to know.
     """
 
     user: str
     steps: Sequence[str]
     change: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
+    callback_url: str | None = None
 
 
 def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, admit: Admit) -> Task:
@@ -53,7 +57,16 @@ def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, 
         RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index)
         for index, name in enumerate(request.steps, start=1)
     )
-    run = Run(id=run_id, at=at, user=request.user, steps=steps, version=VERSION, asked=asked, key=request.key)
+    run = Run(
+        id=run_id,
+        at=at,
+        user=request.user,
+        steps=steps,
+        version=VERSION,
+        asked=asked,
+        key=request.key,
+        callback=None if request.callback_url is None else shown(request.callback_url),
+    )
     run = _turn(run, admit)
     return replace(
         task,
@@ -225,6 +238,14 @@ def end_cancel(task: Task, at: datetime) -> Task | None:
 def image_changed(task: Task, at: datetime, state: str) -> Task:
     """The image was replaced or removed: what was computed from it goes."""
     return replace(task, pending=None, computed={}, state=state, error=None, modified=at)
+
+
+def end_state(run: Run) -> str:
+    """Name the state that a run has left its task in."""
+    if run.status == "cancelled":
+        return states.CANCELLED
+    failed = next((step for step in run.steps if step.status is StepStatus.FAILED), None)
+    return states.failed(STEPS[failed.name].state) if failed else states.done(STEPS[run.steps[-1].name].state)
 
 
 def current_of(task: Task | None, run_id: str, step_id: str) -> RunStep | None:

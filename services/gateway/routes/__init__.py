@@ -7,6 +7,7 @@ from aiohttp import web
 
 from . import (
     auth,
+    callbacks,
     data,
     description,
     edits,
@@ -30,6 +31,7 @@ OPERATIONS: Final = tuple(
         process,
         history,
         events,
+        callbacks,
         edits,
         files,
         previews,

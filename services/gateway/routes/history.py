@@ -6,8 +6,9 @@ from pydantic import Field
 from shared.contracts.results import Measurements
 
 from ..domain.results import measurements
-from ..keys import ROOT, TASKS, USER
+from ..keys import CALLBACKS, ROOT, TASKS, USER
 from ..model import Run, RunStep
+from ..storage.callbacks import Status
 from .operation import Operation, read_query
 from .replies import iso, reply, task_id_of
 from .schemas import Answer, Fields, RunRow
@@ -40,7 +41,20 @@ def _step(step: RunStep) -> dict[str, object]:
     }
 
 
-def _run(run: Run) -> dict[str, object]:
+def _callback(run: Run, status: Status | None) -> dict[str, object] | None:
+    if run.callback is None:
+        return None
+    return {
+        "url": run.callback,
+        "state": status.state if status else None,
+        "attempts": status.attempts if status else 0,
+        "problem": status.problem if status else None,
+        "at": iso(status.at) if status else None,
+        "next": iso(status.following) if status else None,
+    }
+
+
+def _run(run: Run, status: Status | None) -> dict[str, object]:
     return {
         "id": run.id,
         "state": run.status,
@@ -51,6 +65,7 @@ def _run(run: Run) -> dict[str, object]:
         "error": run.error,
         "config": run.asked,
         "steps": [_step(step) for step in run.steps],
+        "callback": _callback(run, status),
     }
 
 
@@ -59,7 +74,8 @@ async def runs(request: web.Request) -> web.Response:
     limit = read_query(request, Page).limit
     task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
     found = await request.app[TASKS].history(task, limit)
-    return reply([_run(run) for run in found])
+    statuses = await request.app[CALLBACKS].statuses(found)
+    return reply([_run(run, statuses.get(run.id)) for run in found])
 
 
 async def results(request: web.Request) -> web.Response:

@@ -9,9 +9,10 @@ from shared.contracts import states
 from shared.contracts.steps import STEPS
 
 from ..domain import config as configs
+from ..domain.addresses import MAX_URL
 from ..domain.errors import Invalid
 from ..domain.runs import Request
-from ..keys import COORDINATOR, TASKS, USER
+from ..keys import CALLBACKS, COORDINATOR, TASKS, USER
 from .operation import Operation, check
 from .replies import idempotency_key, read_fields, reply, task_id_of
 from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName
@@ -32,6 +33,12 @@ class Start(Fields):
         description="In the order in which they run"
     )
     config: ConfigChange = Field({}, description="Merged into the task's config first; null removes a key")
+    callback_url: str | None = Field(
+        None,
+        max_length=MAX_URL,
+        description="Public address, http or https, to POST the result to when the run has ended, signed with the "
+        "secret of `POST /api/callbacks/secret/`; sent again for a day until the answer is 2xx or 410",
+    )
 
 
 class Started(Answer):
@@ -47,7 +54,10 @@ async def process(request: web.Request) -> web.Response:
     """Start a run."""
     task = await request.app[TASKS].for_edit(task_id_of(request), request[USER])
     start = check(Start, await read_fields(request))
-    asked = Request(request[USER].name, start.steps, start.config, idempotency_key(request))
+    url = start.callback_url
+    if url is not None:
+        await request.app[CALLBACKS].check(request[USER].name, url)
+    asked = Request(request[USER].name, start.steps, start.config, idempotency_key(request), url)
     task = await request.app[COORDINATOR].process(task, asked)
     run = task.run
     if run is None:

@@ -177,6 +177,19 @@ class RunStepRow(Answer):
     attempts: int = Field(ge=1)
 
 
+class CallbackRow(Answer):
+    """What became of telling an address of the end of a run."""
+
+    url: str = Field(description="Without its query")
+    state: Literal["waiting", "pending", "delivered", "given_up"] | None = Field(
+        description="For the end of the run; for an attempt; no attempt follows; null when it is long ago"
+    )
+    attempts: int
+    problem: str | None = Field(description="Why the last attempt failed")
+    at: Time | None = Field(description="Of the last attempt")
+    next: Time | None = Field(description="When it is tried again")
+
+
 class RunRow(Answer):
     """A run in the history of a task."""
 
@@ -189,3 +202,4 @@ class RunRow(Answer):
     error: str | None
     config: dict[str, Any] | None = Field(description="What was asked when it began")
     steps: list[RunStepRow]
+    callback: CallbackRow | None

@@ -1,6 +1,7 @@
 """The only code that knows motor, collections and fields. Relies on what MongoDB 8 and SecantusDB do alike."""
 
 from .attempts import Attempts
+from .callbacks import CallbackStore
 from .sessions import Session, SessionStore
 from .store import Store, StoreAway
 from .tasks import Changed, Tasks
@@ -9,6 +10,7 @@ from .watch import Watch
 
 __all__ = [
     "Attempts",
+    "CallbackStore",
     "Changed",
     "Duplicate",
     "Session",

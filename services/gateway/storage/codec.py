@@ -25,6 +25,7 @@ def run_to_doc(run: Run) -> Doc:
         "asked": dumps(run.asked),
         "key": run.key,
         "error": run.error,
+        "callback": run.callback,
         "steps": [
             {
                 "id": step.id,
@@ -67,6 +68,7 @@ def run_from_doc(doc: Doc) -> Run:
         asked=json.loads(doc.get("asked", "{}")),
         key=doc.get("key"),
         error=doc.get("error"),
+        callback=doc.get("callback"),
     )
 
 
@@ -112,18 +114,18 @@ ACTIVE: Final = {"$gte": "r|", "$lt": "x"}
 """Selects tasks with a run that has not ended by their mark."""
 
 
-def _work(task: Task) -> str | None:
-    """Mark a task with what is to be done, for one index to serve all questions; None when there is nothing."""
+def resting(state: str) -> str:
+    """Mark a task that nothing is to be done with."""
+    return f"d|{state}"
+
+
+def _work(task: Task) -> str:
+    """Mark a task with what is to be done, or the state in which it rests, for one index to serve all questions."""
     step = task.run.current if task.run else None
     if task.run and step:
         mark = released(task.run.user, step.name)
         return mark if step.status is not StepStatus.WAITING else WAITING + mark[2:]
-    return PENDING if task.pending else None
-
-
-def search_text(task: Task) -> str:
-    """Write what the listing's `query` looks into."""
-    return "\n".join((task.original_name, task.title, task.user, *task.groups)).casefold()
+    return PENDING if task.pending else resting(task.state)
 
 
 def task_from_doc(doc: Doc) -> Task:

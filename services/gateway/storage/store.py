@@ -22,13 +22,15 @@ _INTERRUPTED: Final = frozenset({91, 189, 11600, 11602})  # shutting down, stepp
 
 _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any]], ...]]] = {
     "tasks": (
-        ((("user", 1), ("_id", 1)), {}),
-        ((("work", 1),), {"sparse": True}),  # few on purpose: each one adds a third to the cost of a write
+        ((("user", 1), ("state", 1), ("_id", 1)), {}),
+        ((("work", 1), ("_id", 1)), {}),  # few on purpose: each one adds a third to the cost of a write
     ),
+    "shelves": (((("user", 1), ("open", 1)), {}),),
     "runs": (((("task_id", 1), ("at", -1)), {}),),
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
     "sessions": (((("user", 1),), {}), ((("expire", 1),), {"expireAfterSeconds": 0})),
     "attempts": (((("expire", 1),), {"expireAfterSeconds": 0}),),
+    "callbacks": (((("due", 1),), {"sparse": True}), ((("expire", 1),), {"expireAfterSeconds": 0})),
 }
 _COUNTERS: Final = ("tasks", "presets")
 
