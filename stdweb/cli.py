@@ -88,6 +88,12 @@ def user_passwd(name: Name, password_stdin: FromStdin = False) -> None:
     console.print(f"Changed the password of {name}")
 
 
+@user_app.command("secret")
+def user_secret(name: Name) -> None:
+    """Make the secret that signs a user's callbacks and print it; it replaces the one before."""
+    console.print(_with_store(lambda admin: admin.new_secret(name)))
+
+
 @user_app.command("list")
 def user_list() -> None:
     """List the users."""

@@ -101,14 +101,21 @@ class Sender:
         How names are resolved.
     trust
         What to trust for https; None for what the system trusts.
+    total_s
+        How long an attempt may take, seconds; shorter than the claim to a callback.
     """
 
     def __init__(
-        self, also: Collection[Network] = (), resolve: Resolve | None = None, trust: SSLContext | None = None
+        self,
+        also: Collection[Network] = (),
+        resolve: Resolve | None = None,
+        trust: SSLContext | None = None,
+        total_s: float = _TOTAL_S,
     ) -> None:
         self._also = also
         self._resolve = resolve or SystemResolver()
         self._trust = trust
+        self._total_s = total_s
 
     async def post(self, url: str, content: bytes, headers: dict[str, str]) -> int:
         """Post, and give the status of the answer; its body is not read, and redirects are not followed.
@@ -119,10 +126,10 @@ class Sender:
             When there was no answer, or it may not be asked for.
         """
         try:
-            async with asyncio.timeout(_TOTAL_S):
+            async with asyncio.timeout(self._total_s):
                 return await self._post(url, content, headers)
         except TimeoutError:
-            raise NotSent(f"no answer within {_TOTAL_S:.0f} s") from None
+            raise NotSent(f"no answer within {self._total_s:g} s") from None
         except aiohttp.ClientSSLError:
             raise NotSent("the certificate is not trusted, or the connection could not be encrypted") from None
         except aiohttp.ClientConnectorError:
@@ -142,7 +149,7 @@ class Sender:
             aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=_TOTAL_S, sock_connect=_CONNECT_S),
+                timeout=aiohttp.ClientTimeout(total=self._total_s, sock_connect=_CONNECT_S),
                 trust_env=False,
                 auto_decompress=False,
             ) as session,
