@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from services.gateway import keys
-from services.gateway.domain.throttle import Throttle
+from services.gateway.domain.throttle import _PAIR, Throttle
 from services.gateway.model import now
 from services.gateway.storage import Attempts
 from tests.support.gateway import Gateway, gateway, until
@@ -69,10 +69,12 @@ async def test_repeated_failures_are_slowed_the_same_for_known_and_unknown(
         for _ in range(FREE):
             status, answer, wait_s = await attempt(http, site, name, "wrong", way=way)
             assert (status, wait_s) == (400, 0)
+        await fail(site, name, HOME, 6)
         status, answer, wait_s = await attempt(http, site, name, "wrong", way=way)
-        assert (status, wait_s) == (429, 1)
-        said.append(answer["detail"])
-    assert said == ["Too many failed logins. Try again in 1 s."] * 2
+        assert status == 429
+        assert 54 < wait_s <= 64
+        said.append(answer["detail"].replace(str(wait_s), "N"))
+    assert said == ["Too many failed logins. Try again in N s."] * 2
     # the other way in, and the right password, wait as well: it would be told apart from a wrong one
     assert (await attempt(http, site, "ann", "right", way="login" if way == "token" else "token"))[0] == 429
 
@@ -84,22 +86,29 @@ async def test_the_right_password_after_a_few_failures_begins_anew(site: Gateway
         assert (await attempt(http, site, "ann", "right"))[0] == 200
 
 
-async def test_the_wait_grows_to_a_bound_and_is_forgotten(site: Gateway, http: aiohttp.ClientSession) -> None:
-    await fail(site, "ann", HOME, FREE)
-    waits = []
-    for _ in range(10):
-        status, _, wait_s = await attempt(http, site, "ann", "right")
-        assert status == 429
-        assert (await attempt(http, site, "ann", "right"))[2] in {wait_s, wait_s - 1}  # asking does not prolong it
-        waits.append(wait_s)
-        await fail(site, "ann", HOME, 1)
-    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
+def test_the_wait_grows_to_a_bound() -> None:
+    assert [_PAIR.wait_s(FREE + more) for more in (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10**6)] == [
+        0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300
+    ]  # fmt: skip
+
+
+async def test_asking_too_early_does_not_prolong_the_wait(site: Gateway, http: aiohttp.ClientSession) -> None:
+    await fail(site, "ann", HOME, FREE + 9)
+    waits = [(await attempt(http, site, "ann", "right"))[2] for _ in range(5)]
+    assert waits == sorted(waits, reverse=True)
+    assert 290 < waits[0] <= 300
     await later(site, timedelta(seconds=300))
     assert (await attempt(http, site, "ann", "right"))[0] == 200
 
 
+async def test_failures_are_forgotten(site: Gateway, http: aiohttp.ClientSession) -> None:
+    await fail(site, "ann", HOME, FREE + 9)
+    await later(site, timedelta(hours=1, seconds=1))
+    assert (await attempt(http, site, "ann", "wrong"))[0] == 400
+
+
 async def test_all_gateways_agree(site: Gateway, http: aiohttp.ClientSession, mongo_url: str, tmp_path: Path) -> None:
-    await fail(site, "ann", HOME, FREE)
+    await fail(site, "ann", HOME, FREE + 6)
     async with gateway(mongo_url, tmp_path / "other", trusted_proxies="127.0.0.1") as other:
         assert (await attempt(http, other, "ann", "right"))[0] == 429
 
@@ -134,7 +143,7 @@ async def test_many_guesses_at_once_get_no_more_through(site: Gateway, http: aio
     answers = await asyncio.gather(*(attempt(http, site, "ann", f"guess{number}") for number in range(40)))
     statuses = Counter(status for status, _, _ in answers)
     assert set(statuses) == {400, 429}
-    assert FREE <= statuses[400] <= FREE + 1  # two are checked at a time
+    assert FREE <= statuses[400] <= FREE + 4  # two are checked at a time; a slow machine outlives a wait of 1 s
 
 
 async def test_a_flood_is_told_to_come_back(site: Gateway, http: aiohttp.ClientSession) -> None:
@@ -157,7 +166,7 @@ async def test_a_flood_is_told_to_come_back(site: Gateway, http: aiohttp.ClientS
 
 async def test_forwarded_addresses_of_strangers_do_not_count(mongo_url: str, tmp_path: Path) -> None:
     async with gateway(mongo_url, tmp_path) as site, aiohttp.ClientSession() as http:
-        await fail(site, "ann", "127.0.0.1", FREE)
+        await fail(site, "ann", "127.0.0.1", FREE + 6)
         assert (await attempt(http, site, "ann", "guess", AWAY))[0] == 429
 
 
