@@ -158,7 +158,7 @@ class Making:
         except BaseException:
             await asyncio.to_thread(folder.set_aside)
             with contextlib.suppress(StoreAway):
-                await self._tasks.delete(task.id)  # the store may have taken it all the same
+                await self._tasks.delete(task)  # the store may have taken it all the same
             raise
         await asyncio.to_thread(orphans.own, folder)
 

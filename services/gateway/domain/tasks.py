@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shared.taskdir import TasksRoot
 
-from ..model import EDIT_ALL, VIEW_ALL, Run, Task, User, now
+from ..model import Run, Task, User, now
 from ..storage import Changed, Tasks, Users
 from . import access, orphans
 from . import config as configs
@@ -69,20 +69,6 @@ class TaskService:
         if task.run is None:
             return []
         return [task.run, *(run for run in await self._tasks.history(task.id, limit) if run.id != task.run.id)][:limit]
-
-    async def listing(self, user: User, query: str, state: str | None, owner: str | None) -> list[Task]:
-        """List tasks: a user's own, all for staff; those of `owner` that the user may see, if one is named."""
-        if len(query) > MAX_TEXT:
-            raise Invalid.field("query", f"may have at most {MAX_TEXT} characters")
-        words = query.split()
-        if any("\0" in word for word in words):
-            return []
-        groups: Collection[str] | None = None
-        if owner is None and not user.is_staff:
-            owner = user.name
-        elif owner != user.name and not user.is_staff and user.grants.isdisjoint({VIEW_ALL, EDIT_ALL}):
-            groups = user.groups
-        return await self._tasks.listing(words, state, owner, None if groups is None else sorted(groups))
 
     async def create(self, user: User, new: NewTask) -> Task:
         """Make a task, with its folder and its image.
@@ -181,7 +167,7 @@ class TaskService:
                 await self._coordinator.cancel(task_id, task.chain_id)
         folder = self._root.task(task_id)
         await asyncio.to_thread(orphans.disown, folder)
-        if not await self._tasks.delete(task.id):
+        if not await self._tasks.delete(task):
             raise Missing(f"There is no task {task_id}.")
         await asyncio.to_thread(folder.set_aside)
 

@@ -1,18 +1,25 @@
 """Tasks: list, create, get, change, delete."""
 
+import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..domain.errors import Invalid
+from ..domain.listing import Wanted
 from ..domain.tasks import MAX_TEXT
-from ..keys import TASKS, USER
-from .operation import Operation
+from ..keys import LISTING, TASKS, USER
+from ..model import Task
+from ..storage import StoreAway
+from .operation import Operation, read_query
+from .proxies import public_url
 from .replies import full, listed, read_fields, reply, task_id_of
-from .schemas import Fields, TaskState, TaskWhole
+from .schemas import Fields, TaskPage, TaskRow, TaskState, TaskWhole
 from .uploads import received
 
+MAX_PAGE: Final = 1000
 _MAX_NUMBER: Final = 2**31
 
 Config = Annotated[
@@ -45,43 +52,86 @@ class Change(Fields):
     groups: Groups = None
 
 
-def _number(request: web.Request, name: str, least: int) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 11 and least <= int(text) < _MAX_NUMBER):  # noqa: PLR2004
-        raise Invalid.field(name, f"must be an integer of at least {least}")
-    return int(text)
+def _own_or_none(value: object) -> object:
+    return value or None
 
 
-def _page(request: web.Request, limit: int, offset: int) -> str:
-    query = {**request.query, "limit": str(limit), "offset": str(offset)}
+class ListQuery(Fields):
+    """Which tasks to list."""
+
+    query: str = Field("", max_length=MAX_TEXT, description="Words; each must occur in name, title, owner or a group")
+    state: Annotated[str | None, BeforeValidator(_own_or_none)] = Field(None, description="In this state only")
+    user: Annotated[str | None, BeforeValidator(_own_or_none)] = Field(
+        None, description="Of this user, as far as they may be seen; without it the caller's own, and all for staff"
+    )
+    limit: int | None = Field(
+        None, ge=1, lt=_MAX_NUMBER, description=f"Makes the answer a page of so many tasks, {MAX_PAGE} at most"
+    )
+    offset: int | None = Field(None, ge=0, lt=_MAX_NUMBER, description="Tasks to leave out before the page")
+
+
+def _address(request: web.Request, limit: int, offset: int) -> str:
+    """Give the address of another page, as the client would write it."""
+    base = public_url(request)
     try:
-        return str(request.url.with_query(query))
+        return str(base.with_query({**request.query, "limit": str(limit), "offset": str(offset)}))
     except ValueError:
         raise Invalid("The Host header of the request cannot be read.") from None
 
 
-async def index(request: web.Request) -> web.Response:
-    """List tasks, the newest first; a page of them with `limit` or `offset`."""
-    limit, offset = _number(request, "limit", 1), _number(request, "offset", 0)
-    query = request.query
-    found = await request.app[TASKS].listing(
-        request[USER], query.get("query", ""), query.get("state") or None, query.get("user") or None
-    )
-    if limit is None and offset is None:
-        return reply([listed(task) for task in found])
-    offset = offset or 0
-    limit = limit or max(1, len(found))
-    end = offset + limit
+async def index(request: web.Request) -> web.StreamResponse:
+    """List tasks, the newest first; a page of them with `limit` or `offset`.
+
+    `count` is the number of all that were asked for. With `state`, and more of them behind the page, it is only known
+    that there are at least so many.
+    """
+    asked = read_query(request, ListQuery)
+    wanted = Wanted(tuple(asked.query.split()), asked.state, asked.user)
+    if asked.limit is None and asked.offset is None:
+        return await _whole(request, request.app[LISTING].all(request[USER], wanted))
+    limit, offset = min(asked.limit or MAX_PAGE, MAX_PAGE), asked.offset or 0
+    page = await request.app[LISTING].page(request[USER], wanted, limit, offset)
     return reply(
         {
-            "count": len(found),
-            "next": _page(request, limit, end) if end < len(found) else None,
-            "previous": _page(request, limit, max(0, offset - limit)) if offset else None,
-            "results": [listed(task) for task in found[offset:end]],
+            "count": page.count,
+            "next": _address(request, limit, offset + limit) if page.more else None,
+            "previous": _address(request, limit, max(0, offset - limit)) if offset else None,
+            "results": [listed(task) for task in page.tasks],
         }
     )
+
+
+async def _whole(request: web.Request, pieces: AsyncIterator[list[Task]]) -> web.StreamResponse:
+    """Send all tasks, in pieces when they are many."""
+    none: list[Task] = []
+    first = await anext(pieces, none)
+    if (following := await anext(pieces, None)) is None:
+        return reply([listed(task) for task in first])
+    response = web.StreamResponse()
+    response.content_type = "application/json"
+    await response.prepare(request)
+    if request.method == "HEAD":
+        return response
+    sent = 0
+    try:
+        while following is not None:
+            sent += await _send(response, first, sent)
+            first, following = following, await anext(pieces, None)
+        await _send(response, first, sent)
+    except StoreAway:
+        if request.transport is not None:
+            request.transport.abort()  # so that the client does not take a part for the whole
+        return response
+    await response.write(b"]")
+    await response.write_eof()
+    return response
+
+
+async def _send(response: web.StreamResponse, tasks: list[Task], before: int) -> int:
+    rows = ", ".join(json.dumps(listed(task)) for task in tasks)
+    start = ", " if before and rows else "[" if not before else ""
+    await response.write((start + rows).encode())
+    return len(tasks)
 
 
 async def create(request: web.Request) -> web.Response:
@@ -121,7 +171,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("GET", "/api/tasks", index),
+    Operation("GET", "/api/tasks", index, reply=list[TaskRow] | TaskPage, query=ListQuery),
     Operation("POST", "/api/tasks", create, reply=TaskWhole, status=201, body=Create, upload=True),
     Operation("GET", "/api/tasks/{id}", detail, reply=TaskWhole),
     Operation("POST", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),

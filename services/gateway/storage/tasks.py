@@ -1,6 +1,5 @@
 """Tasks and the history of their runs."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -8,18 +7,21 @@ from typing import Any, Final
 
 from pymongo.errors import DuplicateKeyError
 
+from shared.contracts import states
+
 from ..model import Run, Task
 from .codec import (
     ACTIVE,
     PENDING,
     WAITING,
     released,
+    resting,
     run_from_doc,
     run_to_doc,
-    search_text,
     task_fields,
     task_from_doc,
 )
+from .shelves import Shelves
 from .store import Store, answering
 
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
@@ -37,6 +39,7 @@ class Tasks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.shelves = Shelves(store)
         self._tasks = store.collection("tasks")
         self._runs = store.collection("runs")
 
@@ -54,9 +57,9 @@ class Tasks:
             "groups": list(task.groups),
             "created": task.created,
             "rev": task.rev,
-            "search": search_text(task),
             **fields,
         }
+        await self.shelves.put(task)
         async with answering():
             await self._tasks.insert_one(document)
 
@@ -88,14 +91,14 @@ class Tasks:
         update: dict[str, Any] = {
             "$set": {"rev": old.rev + 1, **{key: value for key, value in different.items() if value is not None}}
         }
-        if "original_name" in different:
-            update["$set"]["search"] = search_text(new)
         if absent := {key: "" for key, value in different.items() if value is None}:
             update["$unset"] = absent
         async with answering():
             result = await self._tasks.update_one({"_id": old.id, "rev": old.rev}, update)
         if not result.modified_count:
             raise Changed(old.id)
+        if "original_name" in different:
+            await self.shelves.rewrite(new)
         return replace(new, rev=old.rev + 1)
 
     async def describe(self, task: Task) -> None:
@@ -104,16 +107,17 @@ class Tasks:
             "title": task.title,
             "groups": list(task.groups),
             "modified": task.modified,
-            "search": search_text(task),
         }
         async with answering():
             await self._tasks.update_one({"_id": task.id}, {"$set": change})
+        await self.shelves.rewrite(task)
 
-    async def delete(self, task_id: int) -> bool:
+    async def delete(self, task: Task) -> bool:
         """Remove a task and the history of its runs. Returns whether there was one."""
         async with answering():
-            result = await self._tasks.delete_one({"_id": task_id})
-            await self._runs.delete_many({"task_id": task_id})
+            result = await self._tasks.delete_one({"_id": task.id})
+            await self._runs.delete_many({"task_id": task.id})
+        await self.shelves.drop(task.id, task.user)
         return bool(result.deleted_count)
 
     async def existing(self, task_ids: Sequence[int]) -> set[int]:
@@ -122,36 +126,36 @@ class Tasks:
             cursor = self._tasks.find({"_id": {"$in": list(task_ids)}}, {"_id": 1})
             return {doc["_id"] async for doc in cursor}
 
-    async def listing(
-        self,
-        words: Sequence[str] = (),
-        state: str | None = None,
-        user: str | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> list[Task]:
-        """List tasks, the newest first.
+    async def listed(self, task_ids: Sequence[int]) -> dict[int, Task]:
+        """Read what a listing shows of tasks."""
+        async with answering():
+            docs = await self._tasks.find({"_id": {"$in": list(task_ids)}}, dict.fromkeys(_LISTED, 1)).to_list(None)
+        return {doc["_id"]: task_from_doc(doc) for doc in docs}
+
+    async def in_state(
+        self, state: str, user: str | None, ids: Sequence[int], *, picked: bool, most: int | None
+    ) -> dict[int, Task]:
+        """Read what a listing shows of the tasks in a state.
 
         Parameters
         ----------
-        words
-            Each must occur in name, title, owner or a group, in any case.
         user
-            Of this owner only.
-        groups
-            Shared with one of these only.
+            Whose they all are; None when they may be anybody's.
+        ids
+            The newest first.
+        picked
+            Whether only some of the tasks between the first and the last of these are asked for.
+        most
+            Read the newest ones only, so many; None for all.
         """
-        where: dict[str, Any] = {}
+        where: dict[str, Any] = {"_id": {"$in": list(ids)} if picked else {"$gte": ids[-1], "$lte": ids[0]}}
         if user is not None:
-            where["user"] = user
-        if groups is not None:
-            where["groups"] = {"$in": list(groups)}
-        if state is not None:
-            where["state"] = state
-        if words:
-            where["search"] = {"$regex": "(?s)^" + "".join(f"(?=.*{re.escape(word.casefold())})" for word in words)}
+            where = {"user": user, "state": state, **where}
+        else:
+            where["work"] = ACTIVE if state == states.RUNNING else resting(state)
         async with answering():
-            cursor = self._tasks.find(where, dict.fromkeys(_LISTED, 1)).sort("_id", -1)
-            return [task_from_doc(doc) for doc in await cursor.to_list(None)]
+            cursor = self._tasks.find(where, dict.fromkeys(_LISTED, 1)).sort("_id", -1).limit(most or 0)
+            return {doc["_id"]: task_from_doc(doc) for doc in await cursor.to_list(None)}
 
     # ---- runs
 
