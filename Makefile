@@ -28,7 +28,8 @@ status: ## say what runs
 	@test -x $(PYTHON_IN_VENV) || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
 	@$(PYTHON_IN_VENV) -m stdweb.stack status
 
-test: setup ## run every test, with what they need
+test: ## run every test, with what they need
+	@bash scripts/setup.sh tests
 	@$(PYTHON_IN_VENV) -m pytest
 
 lint: setup ## style and import rules

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the project needs and what is missing: Debian packages (as root) and .venv from the lock. Safe to repeat.
+# With the argument `tests` also what only the tests need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,7 +8,9 @@ mkdir -p .stdweb && chmod 700 .stdweb
 exec 9> .stdweb/setup.lock
 flock 9
 
-mapfile -t packages < deploy/apt-packages.txt
+lists=(deploy/apt-packages.txt)
+[[ ${1:-} != tests ]] || lists+=(deploy/apt-packages-tests.txt)
+mapfile -t packages < <(cat "${lists[@]}")
 missing=()
 for package in "${packages[@]}"; do
     status=$(dpkg-query -W -f '${Status}' "$package" 2> /dev/null || true)

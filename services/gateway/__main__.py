@@ -30,13 +30,16 @@ async def main(settings: GatewaySettings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = Store(settings.mongo_url.get_secret_value())
     broker = connect(settings.amqp_url.get_secret_value(), "gateway", settle_s=settings.broker_settle_s)
-    runner = Runner(build_app(settings, store, broker, give_up), access_log=None, shutdown_timeout=_SHUTDOWN_S)
-    await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port)
-    await site.start()
-    structlog.get_logger().info("serving", host=settings.host, port=settings.port)
-    await stop.wait()
-    await runner.cleanup()
+    try:
+        runner = Runner(build_app(settings, store, broker, give_up), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port)
+        await site.start()
+        structlog.get_logger().info("serving", host=settings.host, port=settings.port)
+        await stop.wait()
+        await runner.cleanup()
+    finally:
+        await broker.close()
     return int(broken.is_set())
 
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from ..contracts.messages import Message
 from ..contracts.rpc import Rpc
+from .connection import open_connection
 from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler
 from .rpc import Calls, serve
 from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, reply_queue, topology
@@ -165,9 +166,7 @@ class RabbitBroker:
         retry_s = _FIRST_RETRY_S
         while True:
             try:
-                connection = await aio_pika.connect_robust(
-                    self._url, client_properties={"connection_name": self._name}, reconnect_interval=1
-                )
+                connection = await open_connection(self._url, self._name)
             except _AWAY as error:
                 log.warning("broker unreachable", error=str(error), retry_s=retry_s)
             else:
