@@ -29,7 +29,7 @@ _MEANING: Final = {
     413: "Too large",
     415: "A body of a kind that is not understood",
     416: "The file has no such range",
-    429: "Too many attempts; see Retry-After",
+    429: "Too often, or too many at once; see Retry-After",
     500: "Internal error",
     503: "Something that the request needs is away; see Retry-After",
 }
@@ -109,6 +109,8 @@ def _schemas(operations: list[Operation]) -> tuple[dict[tuple[int, str], Any], d
             inputs.append(((id(operation), "reply"), "serialization", TypeAdapter(operation.reply)))
         if operation.body is not None:
             inputs.append(((id(operation), "body"), "validation", TypeAdapter(operation.body)))
+        if operation.told is not None:
+            inputs.append(((id(operation), "told"), "serialization", TypeAdapter(operation.told)))
         for name, model in operation.events.items():
             inputs.append(((id(operation), f"event {name}"), "serialization", TypeAdapter(model)))
     found, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REF)
@@ -153,7 +155,32 @@ def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
         described["security"] = []
     if body := _body(operation, schemas.get((id(operation), "body"))):
         described["requestBody"] = body
+    if operation.told is not None:
+        described["callbacks"] = {"ended": {"{$request.body#/callback_url}": _told(schemas[id(operation), "told"])}}
     return described
+
+
+def _told(schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe what we send, and not what is sent to us."""
+    names = {
+        "X-STDWeb-Event": "The `event_id`: the same each time, for it may come more than once",
+        "X-STDWeb-Timestamp": "When it was sent, seconds since the epoch",
+        "X-STDWeb-Signature": "`sha256=` and the HMAC-SHA256, hexadecimal, of the timestamp, a dot and the body",
+    }
+    return {
+        "post": {
+            "summary": "A run has ended",
+            "parameters": [
+                {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+                for name, text in names.items()
+            ],
+            "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+            "responses": {
+                "2XX": {"description": "Taken; the body is not read"},
+                "410": {"description": "Not wanted any more: it is not sent again. All else is tried again for a day"},
+            },
+        }
+    }
 
 
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import pytest
 from services.gateway.deliver import NotSent, Sender
 from services.gateway.domain import runs
 from services.gateway.model import now
+from services.gateway.routes.process import Ended
 from services.gateway.storage import CallbackStore, Tasks
 from services.gateway.storage.callbacks import Due
 from tests.support.archives.ca import Authority
@@ -97,6 +98,7 @@ async def test_the_end_of_a_run_is_told_and_signed(site: Gateway, ann: Client, t
         "created": row["created"],
         "ended": row["ended"],
     }
+    Ended.model_validate(told)
     assert (callback["url"], callback["attempts"], callback["problem"]) == (there.url, 1, None)
     (kept,) = await site.store.collection("callbacks").find({}).to_list(None)
     assert not {"url", "body", "due"} & kept.keys()  # what may be secret goes when it is not needed any more

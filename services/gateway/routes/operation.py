@@ -37,14 +37,16 @@ class Operation:
     media
         Content types of a good answer.
     errors
-        Other statuses: of refusals, 206 and 304. Without saying go 400 of a bad query or body, 401, 403 and 404 of a path with an id,
-        500 and 503.
+        Other statuses: of refusals, 206 and 304. Without saying go 400 of a bad query or body, 401, 403 and 404 of a
+        path with an id, 500 and 503.
     public
         Whether it needs no login.
     keyed
         Whether the header `Idempotency-Key` makes a request that is sent again take effect once.
     events
         Models of the data of server-sent events, by their names.
+    told
+        Model of what is sent to the address in the field `callback_url` of the body.
     """
 
     method: str
@@ -61,6 +63,7 @@ class Operation:
     public: bool = False
     keyed: bool = False
     events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    told: type[BaseModel] | None = None
 
 
 def check(model: type[Model], fields: Mapping[str, Any]) -> Model:

@@ -15,7 +15,7 @@ from ..domain.runs import Request
 from ..keys import CALLBACKS, COORDINATOR, TASKS, USER
 from .operation import Operation, check
 from .replies import idempotency_key, read_fields, reply, task_id_of
-from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName
+from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName, Time
 
 _STEPS: Final = {
     "type": "array",
@@ -50,6 +50,18 @@ class Started(Answer):
     steps: list[StepName]
 
 
+class Ended(Answer):
+    """What is sent to `callback_url`."""
+
+    event_id: str = Field(description="The same each time that it is sent")
+    task_id: int
+    run_id: str = Field(description="Id of the chain")
+    state: str = Field(description="That the run has left the task in", examples=["photometry_done", "inspect_failed"])
+    error: str | None = Field(description="Why it failed")
+    created: Time
+    ended: Time
+
+
 async def process(request: web.Request) -> web.Response:
     """Start a run."""
     task = await request.app[TASKS].for_edit(task_id_of(request), request[USER])
@@ -76,6 +88,8 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 ROUTES = (
-    Operation("POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,), keyed=True),
+    Operation(
+        "POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,), keyed=True, told=Ended
+    ),
     Operation("POST", "/api/tasks/{id}/cancel", cancel, reply=Cancelled, errors=(400,)),
 )
