@@ -22,6 +22,7 @@ from .room import Room
 
 _RUNNING = "The task is running; duplicate it when it has ended, or cancel it."
 _EDITED = "The image of the task is just being changed; try again in a moment."
+_NO_FILE = "picks an extension of a file, but none is given (field `file` or `local_file`)"
 _NO_FILES = "The files of the task cannot be found; tell the administrator."
 
 
@@ -64,7 +65,9 @@ class Making:
         """
         preset = await self._preset(new.fields.get("preset"))
         asked = configs.merge({} if preset is None else preset.config, configs.parse(new.fields.get("config")))
-        if (ext := _extension(new)) is not None:
+        if (ext := extension_of(new.fields)) is not None:
+            if new.upload is None:
+                raise Invalid.field("ext", _NO_FILE)
             asked = configs.merge(asked, {"ext": ext})
         at = now()
         task = Task(
@@ -175,11 +178,16 @@ class Making:
         return preset
 
 
-def _extension(new: NewTask) -> object:
-    """Give the extension to take of the file; None when none is named."""
-    value = new.fields.get("ext")
+def extension_of(fields: Mapping[str, Any]) -> object:
+    """Give the extension to take of the file; None when none is named.
+
+    Raises
+    ------
+    Invalid
+        When it can be none.
+    """
+    value = fields.get("ext")
     if value is None or value == "":
         return None
-    if new.upload is None:
-        raise Invalid.field("ext", "picks an extension of a file, but none is given (field `file` or `local_file`)")
+    configs.validate({"ext": value}, ("inspect",))
     return value

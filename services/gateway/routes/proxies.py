@@ -26,7 +26,7 @@ def public_url(request: web.Request) -> URL:
         if place.host:
             url = url.with_host(place.host).with_port(place.explicit_port)
     except ValueError:
-        raise Invalid("The host of the request cannot be read.") from None
+        raise Invalid("The Host header of the request, or X-Forwarded-Host, cannot be read.") from None
     return url.with_scheme(scheme) if scheme in {"http", "https"} else url
 
 

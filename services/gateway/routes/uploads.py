@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import BodyPartReader, web
 
 from ..domain.errors import Invalid, Missing, TooLarge, Unavailable
-from ..domain.making import NewTask
+from ..domain.making import NewTask, extension_of
 from ..domain.room import DISK_FULL, Room
 from ..keys import DATA, ROOM, ROOT
 from .replies import UNREADABLE, add_field, check_parts, read_fields
@@ -112,6 +112,7 @@ async def _with_local(request: web.Request, fields: Any, upload: Path, room: Roo
         return NewTask(fields)
     if not isinstance(path, str):
         raise Invalid.field("local_file", "must be a text")
+    extension_of(fields)  # before the file is copied for nothing
     fd = await _open(request, path)
     try:
         await asyncio.to_thread(_copy, fd, upload, room)
