@@ -19,7 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+    with running_stack(
+        tmp_path_factory.mktemp("stack"), CALLBACK_ALLOW="127.0.0.0/8", CALLBACK_RETRY_S="0.5"
+    ) as running:
         yield running
 
 

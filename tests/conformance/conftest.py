@@ -72,6 +72,7 @@ def _prepared(stack: Stack) -> Site:
         preset="conformance",
         observation=sky.image,
         config={"filter": "R"},
+        callback_host="127.0.0.1",
     )
 
 

@@ -51,7 +51,15 @@ PLOTS = (
     "limit_hist",
     "limit_sn",
 )
-STEPS = ("cleanup", "inspect", "photometry", "simple_transients", "subtraction", "stack")
+COMING = pytest.mark.xfail(reason="its service is not there yet", strict=True)
+STEPS = (
+    "cleanup",
+    "inspect",
+    "photometry",
+    pytest.param("simple_transients", marks=COMING),
+    pytest.param("subtraction", marks=COMING),
+    pytest.param("stack", marks=COMING),
+)
 
 
 def start(api: httpx.Client, task_id: int, *steps: str, **config: Any) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Site:
         An observation that the server can calibrate; None without.
     config
         Config to calibrate it with.
+    callback_host
+        Address at which the server may call this machine back; None when it cannot.
     """
 
     url: str
@@ -59,6 +61,7 @@ class Site:
     preset: str | None = None
     observation: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    callback_host: str | None = None
 
     def credentials(self, role: str) -> tuple[str, str]:
         return self.users.get(role) or needs(role.upper())
@@ -100,6 +103,7 @@ def from_environment() -> Site | None:
         preset=given.get("PRESET"),
         observation=Path(image) if image else None,
         config={"filter": given["FILTER"]} if "FILTER" in given else {},
+        callback_host=given.get("CALLBACK_HOST"),
     )
 
 

@@ -59,8 +59,8 @@ class Stack:
 
 
 @contextmanager
-def running_stack(root: Path) -> Iterator[Stack]:
-    """Start a stack in a folder, and end it."""
+def running_stack(root: Path, **settings: str) -> Iterator[Stack]:
+    """Start a stack in a folder, and end it; `settings` without the prefix `STDWEB_`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -76,6 +76,7 @@ def running_stack(root: Path) -> Iterator[Stack]:
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(root / "cache"),
         "COLUMNS": "160",
+        **{f"STDWEB_{name}": value for name, value in settings.items()},
     }
     stack = Stack(root, environment)
     started = stack.run("stdweb.stack", "up")
