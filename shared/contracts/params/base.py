@@ -36,8 +36,12 @@ class StepParams(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_flag_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation not in {bool, bool | None}:
+    def _flag_or_number(cls, value: Any, info: ValidationInfo) -> Any:
+        is_flag = cls.model_fields[str(info.field_name)].annotation in {bool, bool | None}
+        if is_flag and isinstance(value, float) and value not in {0.0, 1.0}:
+            msg = "must be true or false"  # a number near 0 would count as false
+            raise ValueError(msg)
+        if not is_flag and isinstance(value, bool):
             msg = "must not be true or false"
             raise ValueError(msg)
         return value
