@@ -75,21 +75,25 @@ class DestripeOptions(BaseModel):
 EditOptions = FixOptions | CropOptions | DestripeOptions
 
 
-class FixRequest(FolderRequest):
+class _EditRequest(FolderRequest):
+    ext: int | None = Field(None, ge=0, le=999, description="Extension of the file to take, as `inspect` is told")
+
+
+class FixRequest(_EditRequest):
     """Repair the header."""
 
     kind: Literal["fix"] = "fix"
     options: FixOptions = FixOptions()
 
 
-class CropRequest(FolderRequest):
+class CropRequest(_EditRequest):
     """Cut a part out."""
 
     kind: Literal["crop"] = "crop"
     options: CropOptions
 
 
-class DestripeRequest(FolderRequest):
+class DestripeRequest(_EditRequest):
     """Remove stripes."""
 
     kind: Literal["destripe"] = "destripe"

@@ -159,7 +159,7 @@ class _Job:
         if isinstance(self._spec, StepSpec):
             return self._spec.run(self._context(work, self._spec))
         request = self._spec.requests.validate_python(self._job["request"])
-        self._spec.run(RequestContext(request=request, work=work, find=self._task().find))
+        self._spec.run(RequestContext(request=request, work=work, task=self._task()))
         return {}
 
     def _task(self) -> TaskDir:

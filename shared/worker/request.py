@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..contracts.rpc import FolderRequest, Rpc
+from ..taskdir import TaskDir
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class RequestContext:
         What is asked.
     work
         Folder for the files of the answer.
-    find
-        Resolves the name of a file of the task to a path for reading, or None.
+    task
+        Folder of the task, for reading.
     """
 
     request: FolderRequest
     work: Path
-    find: Callable[[str], Path | None]
+    task: TaskDir
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from shared.contracts.edits import EDIT_REQUEST, IMAGE, ORIGINAL, CropOptions
 from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal
 from shared.contracts.steps import IMAGE_RANK
 from shared.errors import StepError
+from shared.science.images import read_image
 from shared.taskdir import Commit
 from shared.worker.request import RequestContext
 from shared.worker.results import keep_only
@@ -72,7 +73,7 @@ class Service:
         work = self.root.incoming(request.source) / name
         try:
             work.mkdir()
-            edit(RequestContext(request=request, work=work, find=self.root.task(request.task_id).find))
+            edit(RequestContext(request=request, work=work, task=self.root.task(request.task_id)))
         except (FileNotFoundError, NotADirectoryError):
             return Refusal(code="given_up", error="Too late.", status="later")
         except StepError as error:
@@ -211,6 +212,38 @@ async def test_the_first_original_stays_until_another_image_comes(
     assert await download(ann, task, ORIGINAL) == image(tmp_path, 32)
     await ann.ok("DELETE", f"/tasks/{task}/files/{IMAGE}")
     assert await names(ann, task) == []
+
+
+async def test_an_edit_takes_the_extension_that_inspect_takes(
+    site: Gateway, ann: Client, service: Service, tmp_path: Path
+) -> None:
+    parts = [fits.PrimaryHDU(), *(fits.ImageHDU(files.field(side), files.observation(side)) for side in (40, 50, 60))]
+    fits.HDUList(parts).writeto(tmp_path / "several.fits")
+    whole = (tmp_path / "several.fits").read_bytes()
+    task = await ann.new_task(whole, ext="2")
+    await ann.ok("POST", f"/tasks/{task}/crop/", json={"x1": 1})
+    assert await shape(ann, task) == (50, 49)
+    for step in ("fix", "destripe", "crop"):  # there is no other one any more
+        await ann.ok("POST", f"/tasks/{task}/{step}/")
+    assert await shape(ann, task) == (50, 49)
+    assert await download(ann, task, ORIGINAL) == whole
+    folder = site.worker.root.task(task)
+    image, _ = read_image(folder.find(IMAGE), 2)  # as inspect does
+    assert image.shape == (50, 49)
+
+    # inspect has put the extension into the place of the file: what was uploaded is edited all the same
+    again = await ann.new_task(whole, ext="3")
+    await ann.ok("POST", f"/tasks/{again}/process/", json={"steps": ["inspect"]})
+    await ann.ended(again)
+    work = site.worker.root.incoming()
+    work.mkdir()
+    (work / IMAGE).write_bytes(b"what inspect took")
+    site.worker.root.task(again).commit(work, Commit(9, 2, "inspect"), manifest_of("edit", "o", ()))
+    seen = await stored(site, again)
+    await site.app[keys.COORDINATOR].tasks.swap(seen, replace(seen, seq=9))
+    await ann.ok("POST", f"/tasks/{again}/fix/")
+    assert await shape(ann, again) == (60, 60)
+    assert await download(ann, again, ORIGINAL) == whole
 
 
 async def test_who_may_edit(site: Gateway, ann: Client, task: int, service: Service) -> None:

@@ -18,6 +18,7 @@ from shared.contracts.edits import (
     EditRequest,
     FixRequest,
 )
+from shared.contracts.params import InspectParams
 from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal, Rpc
 from shared.taskdir import NotFound, TasksRoot
 
@@ -88,7 +89,10 @@ class Edits:
             raise Unavailable(_AWAY)
 
         async def prepare(source: str) -> Prepared:
-            return await self._prepare(_request(options, task_id=task.id, source=source, request_id=request_id))
+            ext = InspectParams.model_validate({"ext": task.config().get("ext")}).ext
+            return await self._prepare(
+                _request(options, task_id=task.id, source=source, request_id=request_id, ext=ext)
+            )
 
         await self._images.edit(task.id, prepare)
 
