@@ -29,6 +29,7 @@ from .domain.files import Files
 from .domain.images import Images
 from .domain.listing import Listing
 from .domain.making import Making
+from .domain.once import Once
 from .domain.presets import PresetFiles, Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
@@ -42,7 +43,7 @@ from .middlewares import answer_errors, authenticate, error_response
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
-from .storage import Attempts, CallbackStore, SessionStore, Store, StoreAway, Tasks, Users, Watch
+from .storage import Attempts, CallbackStore, Claims, SessionStore, Store, StoreAway, Tasks, Users, Watch
 
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
@@ -123,6 +124,7 @@ def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot
     settings = app[keys.SETTINGS]
     app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
     app[keys.LISTING] = Listing(tasks, root)
+    app[keys.ONCE] = Once(Claims(app[keys.STORE]), tasks)
     app[keys.DATA] = Data(settings.data_dir)
     app[keys.PRESETS] = Presets(users)
     app[keys.TASKS] = TaskService(

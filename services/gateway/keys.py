@@ -17,6 +17,7 @@ from .domain.edits import Edits
 from .domain.events import Events
 from .domain.files import Files
 from .domain.listing import Listing
+from .domain.once import Once
 from .domain.presets import Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
@@ -44,6 +45,7 @@ CALLBACKS: Final = web.AppKey("callbacks", Callbacks)
 EVENTS: Final = web.AppKey("events", Events)
 COORDINATOR: Final = web.AppKey("coordinator", Coordinator)
 QUEUE: Final = web.AppKey("queue", QueueService)
+ONCE: Final = web.AppKey("once", Once)
 VERSION: Final = web.AppKey("version", str)
 DESCRIPTION: Final = web.AppKey("description", bytes)
 """The description of the API, as it is sent."""

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from services.gateway.model import now
 from shared.contracts.results import TARGETS_FILE, Measurement, Measurements
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.store import embedded_store, mongo_url
@@ -74,6 +77,48 @@ async def test_a_request_that_is_sent_again_starts_one_run(site: Gateway, ann: C
     assert len(await ann.ok("GET", f"/tasks/{task}/runs/")) == 2
     status, answer = await _process(ann, task, "key-1", ["photometry"])
     assert (status, "Idempotency-Key" in answer["detail"]) == (409, True)
+
+
+async def _create(client: Client, key: str, name: str, content: bytes = b"SIMPLE") -> tuple[int, dict]:
+    form = aiohttp.FormData()
+    form.add_field("file", content, filename=name)
+    return await client.call("POST", "/tasks/", data=form, headers={"Idempotency-Key": key})
+
+
+async def test_an_upload_that_is_sent_again_makes_one_task(site: Gateway, ann: Client) -> None:
+    answers = await asyncio.gather(*(_create(ann, "key-1", "a.fits") for _ in range(5)))
+    made = [answer for status, answer in answers if status == 201]
+    assert made
+    assert {status for status, _ in answers} <= {201, 409}  # who comes while it is being made is told so
+    assert await _create(ann, "key-1", "a.fits") == (201, made[0])
+    assert len(await ann.ok("GET", "/tasks/")) == 1
+    assert (await _create(ann, "key-1", "b.fits"))[0] == 409
+    assert (await _create(ann, "key-1", "a.fits", b"much longer"))[0] == 409
+    headers = {"Idempotency-Key": "key-2"}
+    doubles = [await ann.call("POST", f"/tasks/{made[0]['id']}/duplicate/", headers=headers) for _ in range(2)]
+    assert doubles[0] == doubles[1]
+    assert doubles[0][0] == 201
+    # what was refused may be sent again
+    bad = [await ann.call("POST", "/tasks/", json={"title": "x"}, headers={"Idempotency-Key": "k3"}) for _ in range(2)]
+    assert [status for status, _ in bad] == [400, 400]
+    await ann.ok("DELETE", f"/tasks/{made[0]['id']}/")
+    assert (await _create(ann, "key-1", "a.fits"))[0] == 409
+    assert len(await ann.ok("GET", "/tasks/")) == 1
+
+
+async def test_a_death_between_task_and_note_leaves_one_task(site: Gateway, ann: Client) -> None:
+    _, made = await _create(ann, "key", "a.fits")
+    claims = site.store.collection("claims")
+    assert (await claims.update_many({}, {"$set": {"task_id": None}})).matched_count == 1
+    assert await _create(ann, "key", "a.fits") == (201, made)
+    # a gateway that died before there was a task blocks the key for a while only
+    await claims.update_many({}, {"$set": {"task_id": None}})
+    await ann.ok("DELETE", f"/tasks/{made['id']}/")
+    assert (await _create(ann, "key", "a.fits"))[0] == 409
+    await claims.update_many({}, {"$set": {"at": now() - timedelta(hours=1)}})
+    status, again = await _create(ann, "key", "a.fits")
+    assert (status, again["id"] > made["id"]) == (201, True)
+    assert await _create(ann, "key", "a.fits") == (201, again)
 
 
 async def test_keys_belong_to_users_and_have_a_form(site: Gateway, ann: Client) -> None:

@@ -55,7 +55,9 @@ class Making:
         self._presets = presets
         self._room = room
 
-    async def new(self, user: User, new: NewTask, *, name: str, title: str, groups: tuple[str, ...]) -> Task:
+    async def new(
+        self, user: User, new: NewTask, *, name: str, title: str, groups: tuple[str, ...], key: str | None
+    ) -> Task:
         """Make a task with its folder, its image and the files of its preset.
 
         Raises
@@ -91,10 +93,10 @@ class Making:
                 owner = uuid.uuid4().hex
                 await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), new.upload, 1, owner)
 
-        await self._make(task, fill)
+        await self._make(task, fill, key)
         return task
 
-    async def double(self, source: Task, user: User) -> Task:
+    async def double(self, source: Task, user: User, key: str | None) -> Task:
         """Make a task of the user with all files and the config of another; it is shared with nobody.
 
         Raises
@@ -133,7 +135,7 @@ class Making:
             if not await self._same(source):
                 raise Changed(source.id)
 
-        await self._make(double, fill)
+        await self._make(double, fill, key)
         return double
 
     async def _same(self, task: Task) -> bool:
@@ -147,17 +149,17 @@ class Making:
             if not await asyncio.to_thread(self._root.task(task_id).exists):
                 return task_id
 
-    async def _make(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]]) -> None:
+    async def _make(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], key: str | None) -> None:
         # to its end even if the client goes away meanwhile
-        await asyncio.shield(asyncio.create_task(self._make_whole(task, fill)))
+        await asyncio.shield(asyncio.create_task(self._make_whole(task, fill, key)))
 
-    async def _make_whole(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]]) -> None:
+    async def _make_whole(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], key: str | None) -> None:
         folder = self._root.task(task.id)
         await asyncio.to_thread(folder.create)
         try:
             await asyncio.to_thread(orphans.disown, folder)
             await fill(folder)
-            await self._tasks.insert(task)
+            await self._tasks.insert(task, key)
         except BaseException:
             await asyncio.to_thread(folder.set_aside)
             with contextlib.suppress(StoreAway):

@@ -1,5 +1,6 @@
 """Tasks: list, create, get, change, delete."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
@@ -10,12 +11,12 @@ from pydantic import BeforeValidator, Field
 from ..domain.errors import Invalid
 from ..domain.listing import Wanted
 from ..domain.tasks import MAX_TEXT
-from ..keys import LISTING, TASKS, USER
+from ..keys import LISTING, ONCE, TASKS, USER
 from ..model import Task
 from ..storage import StoreAway
 from .operation import Operation, read_query
 from .proxies import public_url
-from .replies import full, listed, read_fields, reply, task_id_of
+from .replies import full, idempotency_key, listed, read_fields, reply, task_id_of
 from .schemas import Fields, TaskPage, TaskRow, TaskState, TaskWhole
 from .uploads import received
 
@@ -136,8 +137,10 @@ async def _send(response: web.StreamResponse, tasks: list[Task], before: int) ->
 
 async def create(request: web.Request) -> web.Response:
     """Make a task."""
+    key, user = idempotency_key(request), request[USER]
     async with received(request) as new:
-        task = await request.app[TASKS].create(request[USER], new)
+        asked = [dict(new.fields), new.upload_name, new.upload and (await asyncio.to_thread(new.upload.stat)).st_size]
+        task = await request.app[ONCE].make(key, user.name, asked, lambda: request.app[TASKS].create(user, new, key))
     return reply(full(request, task), 201)
 
 
@@ -161,7 +164,11 @@ async def change(request: web.Request) -> web.Response:
 
 async def duplicate(request: web.Request) -> web.Response:
     """Make a task of the caller with all files and the config of another."""
-    return reply(full(request, await request.app[TASKS].duplicate(task_id_of(request), request[USER])), 201)
+    key, user, task_id = idempotency_key(request), request[USER], task_id_of(request)
+    task = await request.app[ONCE].make(
+        key, user.name, ["duplicate", task_id], lambda: request.app[TASKS].duplicate(task_id, user, key)
+    )
+    return reply(full(request, task), 201)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -172,11 +179,13 @@ async def delete(request: web.Request) -> web.Response:
 
 ROUTES = (
     Operation("GET", "/api/tasks", index, reply=list[TaskRow] | TaskPage, query=ListQuery),
-    Operation("POST", "/api/tasks", create, reply=TaskWhole, status=201, body=Create, upload=True),
+    Operation(
+        "POST", "/api/tasks", create, reply=TaskWhole, status=201, body=Create, upload=True, keyed=True, errors=(409,)
+    ),
     Operation("GET", "/api/tasks/{id}", detail, reply=TaskWhole),
     Operation("POST", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),
     Operation("PATCH", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),
     Operation("DELETE", "/api/tasks/{id}", delete, status=204),
     Operation("GET", "/api/tasks/{id}/state", state, reply=TaskState),
-    Operation("POST", "/api/tasks/{id}/duplicate", duplicate, reply=TaskWhole, status=201, errors=(409,)),
+    Operation("POST", "/api/tasks/{id}/duplicate", duplicate, reply=TaskWhole, status=201, errors=(409,), keyed=True),
 )

@@ -2,6 +2,7 @@
 
 from .attempts import Attempts
 from .callbacks import CallbackStore
+from .claims import Claim, Claims
 from .sessions import Session, SessionStore
 from .store import Store, StoreAway
 from .tasks import Changed, Tasks
@@ -12,6 +13,8 @@ __all__ = [
     "Attempts",
     "CallbackStore",
     "Changed",
+    "Claim",
+    "Claims",
     "Duplicate",
     "Session",
     "SessionStore",

@@ -30,6 +30,7 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
     "sessions": (((("user", 1),), {}), ((("expire", 1),), {"expireAfterSeconds": 0})),
     "attempts": (((("expire", 1),), {"expireAfterSeconds": 0}),),
+    "claims": (((("expire", 1),), {"expireAfterSeconds": 0}),),
     "callbacks": (((("due", 1),), {"sparse": True}), ((("expire", 1),), {"expireAfterSeconds": 0})),
 }
 _COUNTERS: Final = ("tasks", "presets")
