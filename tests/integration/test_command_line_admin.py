@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,13 @@ class CommandLine:
 
     folder: Path
     mongo_url: str
+    data_dir: Path | None = None
 
     async def run(self, *arguments: str, stdin: str = "") -> Answer:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STDWEB_")}
         environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "160", "STDWEB_MONGO_URL": self.mongo_url}
+        if self.data_dir is not None:
+            environment["STDWEB_DATA_DIR"] = str(self.data_dir)
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -133,6 +136,18 @@ async def test_presets_start_tasks(site: Gateway, stdweb: CommandLine) -> None:
     assert task["config"] == {"sn": 3, "filter": "R", "flags": [True]}
 
 
+async def test_presets_bring_files(site: Gateway, stdweb: CommandLine) -> None:
+    here = replace(stdweb, data_dir=site.data_dir)
+    (stdweb.folder / "custom_mask.fits").write_bytes(b"mask")
+    await here.ok("preset", "add", "wide", "--config", "sn=3", "custom_mask.fits")
+    assert re.search(r'│ 1 +│ wide +│ {"sn": 3} +│ custom_mask.fits +│', await here.ok("preset", "list"))
+    async with site.client("ann") as ann:
+        task = await ann.ok("POST", "/tasks/", json={"original_name": "a.fits", "preset": 1})
+        assert await ann.ok("GET", f"/tasks/{task['id']}/files/custom_mask.fits") == "mask"
+    answer = await here.run("preset", "add", "bad", "none.fits")
+    assert (answer.status, answer.complaint) == (1, "files: there is no file 'none.fits'\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "expected"),
     [
@@ -150,6 +165,7 @@ async def test_presets_start_tasks(site: Gateway, stdweb: CommandLine) -> None:
         ("token create nobody", "", (1, "name: there is no user 'nobody'")),
         ("token revoke nobody", "", (1, "name: there is no user 'nobody'")),
         ("preset add bad --config sn=x", "", (1, "sn: Input should be a valid number")),
+        ("preset add bad mask.fits", "", (1, "files: the shared volume is not known here; set STDWEB_DATA_DIR")),
         ("preset add bad --config sn", "", (2, "'sn' is not of the form key=value")),
     ],
 )
