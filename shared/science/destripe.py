@@ -87,7 +87,8 @@ class _Sky:
         values = np.full([len(each) - 1 for each in edges], np.nan)
         for j, i in np.ndindex(*values.shape):
             cell = image[edges[0][j] : edges[0][j + 1], edges[1][i] : edges[1][i + 1]]
-            values[j, i] = _clipped(cell[np.isfinite(cell)], robust=True)
+            flat = cell.reshape(1, -1)
+            values[j, i] = _centres(flat, np.isfinite(flat), robust=True)[0]
         trend = _trend(values)
         rest = np.where(np.isfinite(values), values - trend, 0)
         for wanted, axis in ((rows, 1), (columns, 0)):
@@ -140,22 +141,37 @@ def _trend(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return fit.reshape(values.shape)
 
 
-def _clipped(values: Floats, *, robust: bool) -> float:
-    """Give the median, or the mean, of values without outliers; NaN when there are too few."""
-    if values.size < _MIN_PIXELS:
-        return np.nan
+def _middle(ordered: Floats) -> Floats:
+    """Give the median of each line, whose values are in order with NaN behind; NaN where there are too few."""
+    count = (~np.isnan(ordered)).sum(axis=1)
+    lines = np.arange(len(ordered))
+    middle: Floats = (ordered[lines, np.maximum(count - 1, 0) // 2] + ordered[lines, count // 2]) / 2
+    middle[count < _MIN_PIXELS] = np.nan
+    return middle
+
+
+def _centres(lines: Floats, good: NDArray[np.bool_], *, robust: bool) -> NDArray[np.float64]:
+    """Give the median, or the mean, of the good values of each line without outliers; NaN where there are too few."""
     # medians take longest, and a sample is good enough for the bounds
-    sample = values[:: values.size // _SAMPLE_PIXELS | 1]  # an odd step meets all columns of a cell
-    median = np.median(sample)
-    spread = _CLIP * _MAD * np.median(np.abs(sample - median))
+    step = lines.shape[1] // _SAMPLE_PIXELS | 1  # an odd step meets all columns of a cell
+    sample = np.where(good[:, ::step], lines[:, ::step], np.float32(np.nan))
+    sample.sort(axis=1)
+    median = _middle(sample)[:, np.newaxis]
+    off = np.abs(sample - median)
+    bound = _CLIP * _MAD * _middle(np.sort(off, axis=1))[:, np.newaxis]
     if robust:
-        return float(np.median(sample[np.abs(sample - median) <= spread]))
-    return float(np.mean(values[np.abs(values - median) <= spread], dtype=np.float64))
+        kept = np.where(off <= bound, sample, np.float32(np.nan))
+        kept.sort(axis=1)
+        return _middle(kept).astype(np.float64)
+    used = good & (np.abs(lines - median) <= bound)
+    count = used.sum(axis=1)
+    total = np.where(used, lines, 0).sum(axis=1, dtype=np.float64)
+    return np.where(count >= _MIN_PIXELS, total / np.maximum(count, 1), np.nan)
 
 
 def _level(lines: Floats, sky: _Sky, sources: NDArray[np.bool_] | None) -> NDArray[np.float64]:
     """Subtract the offset of each line, in place; gives the offsets."""
-    offsets = np.full(len(lines), np.nan)
+    offsets = np.zeros(len(lines))
     step = _step(lines)
     for start in range(0, len(lines), step):
         stop = min(start + step, len(lines))
@@ -164,8 +180,7 @@ def _level(lines: Floats, sky: _Sky, sources: NDArray[np.bool_] | None) -> NDArr
         good = np.isfinite(block)
         if sources is not None:
             good &= ~sources[start:stop]
-        for number, line in enumerate(block):
-            offsets[start + number] = _clipped(line[good[number]], robust=sources is None)
+        offsets[start:stop] = _centres(block, good, robust=sources is None)
     known = np.isfinite(offsets)
     offsets[known] -= np.median(offsets[known]) if known.any() else 0
     offsets[~known] = 0
