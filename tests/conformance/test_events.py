@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,8 +80,9 @@ def following(site: Site, api: httpx.Client, task_id: int, last: int | None = No
         try:
             yield follower
         finally:
-            # only shutting the socket down wakes the reader
-            answer.extensions["network_stream"].get_extra_info("socket").shutdown(2)
+            # only shutting the socket down wakes the reader; at the end of the stream it is closed already
+            with contextlib.suppress(OSError):
+                answer.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
             thread.join(10)
 
 

@@ -3,14 +3,18 @@
 Where the published programs are not at hand, programs of our own that make the same calls take their place.
 """
 
+import io
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from astropy.table import Table
+from PIL import Image
 
 from stdweb.settings import DEMO_USER
 from stdweb.sky import Observation
@@ -53,6 +57,15 @@ def check_objects(folder: Path, observation: Observation) -> None:
     assert {"x", "y", "ra", "dec", "mag_calib", "mag_calib_err"} <= set(objects.colnames)
 
 
+def check_preview(content: bytes, kind: str, width: int) -> None:
+    """A picture of the square image, with stars in it."""
+    picture = Image.open(io.BytesIO(content))
+    assert (picture.format, picture.size) == (kind, (width, width))
+    brightness = np.asarray(picture.convert("L")).astype(float)
+    assert brightness.std() > 10
+    assert brightness.max() > brightness.mean() + 80
+
+
 @pytest.mark.parametrize(
     ("name", "tolerance_mag"),
     [
@@ -66,6 +79,8 @@ def test_python_program(stack, observation: Observation, tmp_path: Path, name: s
     radius_pix = 1.27 * observation.fwhm_pix
     assert zero_point_mag(output) == pytest.approx(observation.aperture_zero_point_mag(radius_pix), abs=tolerance_mag)
     check_objects(tmp_path, observation)
+    if name == "workflow.py":
+        check_preview((tmp_path / "preview.jpg").read_bytes(), "JPEG", 1024)
 
 
 def test_shell_program(stack, observation: Observation, tmp_path: Path) -> None:
@@ -73,3 +88,13 @@ def test_shell_program(stack, observation: Observation, tmp_path: Path) -> None:
     assert "State: photometry_done" in output
     assert '"name": "photometry.log"' in output
     check_objects(tmp_path, observation)
+    check_preview((tmp_path / "preview.jpg").read_bytes(), "JPEG", 1024)
+
+
+def test_preview_of_the_client_class(stack, observation: Observation) -> None:
+    with stack.client() as client:
+        task_id = client.create_task(observation.image)["id"]
+    kind = runpy.run_path(str(PROGRAMS / "client.py"))["STDWebClient"]
+    published = kind(stack.state.base_url, username=DEMO_USER, password=stack.state.demo_password)
+    check_preview(published.get_preview(task_id), "JPEG", 800)
+    check_preview(published.get_preview(task_id, "image.fits", width=640, format="png", stretch="asinh"), "PNG", 640)

@@ -5,13 +5,13 @@ import time
 import requests
 
 
-class Session(requests.Session):
+class STDWebClient(requests.Session):
     """Requests to one API."""
 
-    def __init__(self, api: str, user: str, password: str) -> None:
+    def __init__(self, api: str, username: str, password: str) -> None:
         super().__init__()
         self.api = api
-        token = self.post(f"{api}/auth/token/", data={"username": user, "password": password}).json()["token"]
+        token = self.post(f"{api}/auth/token/", data={"username": username, "password": password}).json()["token"]
         self.headers["Authorization"] = f"Token {token}"
 
     def ask(self, method: str, path: str, **options) -> requests.Response:
@@ -19,9 +19,12 @@ class Session(requests.Session):
         answer.raise_for_status()
         return answer
 
+    def get_preview(self, task_id: int, filename: str = "image.fits", **params: str | float) -> bytes:
+        return self.ask("GET", f"{task_id}/preview/{filename}", params=params).content
+
 
 if __name__ == "__main__":
-    session = Session("http://localhost:8000/api", "myuser", "mypass")
+    session = STDWebClient("http://localhost:8000/api", "myuser", "mypass")
     with open("observation.fits", "rb") as image:
         task = session.ask("POST", "", files={"file": image}, data={"config": str({"filter": "R"})}).json()["id"]
     session.ask("POST", f"{task}/process/", json={"steps": ["inspect", "photometry"]})

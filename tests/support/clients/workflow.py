@@ -22,5 +22,8 @@ print(f"State: {task['state']}")
 print("Files:", [entry["name"] for entry in requests.get(f"{url}files/", headers=headers, timeout=60).json()])
 with open("objects.vot", "wb") as table:
     table.write(requests.get(f"{url}files/objects.vot", headers=headers, timeout=60).content)
+with open("preview.jpg", "wb") as picture:
+    options = {"width": 1024, "stretch": "log"}
+    picture.write(requests.get(f"{url}preview/image.fits", headers=headers, params=options, timeout=60).content)
 print(f"Zero point: {task['config'].get('zp')}")
 print(f"FWHM: {task['config'].get('fwhm')}")

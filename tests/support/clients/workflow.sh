@@ -13,3 +13,4 @@ while [[ $state == *running* ]]; do
 done
 curl -sS -H "$auth" "$api/tasks/$task/files/" | jq .
 curl -sS -H "$auth" -o objects.vot "$api/tasks/$task/files/objects.vot"
+curl -sS -H "$auth" -o preview.jpg "$api/tasks/$task/preview/image.fits?width=1024"
