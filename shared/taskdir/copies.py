@@ -4,6 +4,7 @@ A link is as good as a copy: whatever is put under a name of a task replaces the
 so that what happens to the one leaves the other as it is.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -35,7 +36,8 @@ def copy_task(source: TaskDir, target: TaskDir, room: Room) -> None:
             copy_tree(source.path / RESULTS / commit.folder, target.path / RESULTS / commit.folder, room)
     except FileNotFoundError as error:
         raise NotFound(source.task_id) from error
-    target.tidy()
+    with contextlib.suppress(OSError):
+        target.tidy()  # the files are there, whatever becomes of the view
 
 
 def copy_tree(source: Path, target: Path, room: Room) -> None:

@@ -88,7 +88,8 @@ class Making:
         async def fill(folder: TaskDir) -> None:
             if preset is not None:
                 await asyncio.to_thread(self._presets.copy, preset, folder.path / INPUTS, self._room)
-                await asyncio.to_thread(folder.tidy)
+                with contextlib.suppress(OSError):  # the view is derived; the volume may know no links
+                    await asyncio.to_thread(folder.tidy)
             if new.upload is not None:
                 owner = uuid.uuid4().hex
                 await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), new.upload, 1, owner)
