@@ -1,12 +1,21 @@
 """The shared data directory."""
 
+import asyncio
+import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from PIL import Image
 from yarl import URL
 
+from services.preview.files import Volume
+from services.preview.renderer import answer
+from shared.contracts.preview import PICTURE_REQUEST, PictureMade
+from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.store import embedded_store, mongo_url
 
@@ -125,6 +134,35 @@ async def test_previews_are_asked_for(ann: Client) -> None:
         assert "preview service" in answer["detail"]
         status, answer = await ann.call("GET", f"/files/{path}?width=1")
         assert (status, list(answer["errors"])) == (400, ["width"])
+
+
+async def test_a_picture_of_an_image(site: Gateway, ann: Client) -> None:
+    """The preview service's own code draws, in this process; a file of a folder, named like the route itself."""
+    pixels = np.zeros((20, 40), np.float32)
+    pixels[:, :20] = 100
+    for name in ("night/frame.fits", "night/preview/small.fits"):
+        fits.PrimaryHDU(pixels).writeto(site.data_dir / "data" / name, overwrite=True)
+    volume = Volume(site.data_dir)
+
+    async def draw(body: bytes) -> PictureMade | Refusal:
+        return await asyncio.to_thread(answer, volume, PICTURE_REQUEST.validate_json(body))
+
+    await site.broker.serve(PREVIEW_RENDER, draw, prefetch=2)
+    for path in ("night/frame.fits/preview/", "night/frame.fits/preview", "night/preview/small.fits/preview/"):
+        async with ann.session.get(f"{ann.url}/files/{path}?width=80&format=png&cmap=gray") as response:
+            assert (response.status, response.content_type) == (200, "image/png"), path
+            picture = np.asarray(Image.open(io.BytesIO(await response.read())).convert("L"))
+            tag = response.headers["ETag"]
+        assert picture.shape == (40, 80)
+        assert picture[:, 5].mean() > 200
+        assert picture[:, 75].mean() < 50
+        async with ann.session.get(
+            f"{ann.url}/files/{path}?width=80&format=png&cmap=gray", headers={"If-None-Match": tag}
+        ) as response:
+            assert response.status == 304
+    status, refused = await ann.call("GET", "/files/a.fits/preview/")
+    assert status == 400
+    assert "FITS" in refused["detail"]
 
 
 async def test_a_site_without_one(mongo_url: str, tmp_path: Path) -> None:
