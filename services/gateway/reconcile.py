@@ -76,10 +76,10 @@ class Reconciler:
         self._ready, self._depths = _count_ready(active), {}
         for task in active:
             await self._bring_on(task, at)
-        await self._coordinator.callbacks.mend({task.run.id for task in active if task.run})
         for user, step in await self._coordinator.shares.refill():
             await self._coordinator.release(user, step)
         await self._images.mend(now())
+        await self._coordinator.callbacks.mend({task.run.id for task in active if task.run})
         if time.monotonic() - self._swept > _HOUSEKEEPING_S:
             self._swept = time.monotonic()
             await self.sweep()

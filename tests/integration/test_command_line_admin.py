@@ -127,6 +127,19 @@ async def test_revoked_tokens_are_refused(site: Gateway, stdweb: CommandLine) ->
         assert await stdweb.ok("token", "revoke", "ann") == "Revoked 0 tokens of ann\n"
 
 
+async def test_a_secret_for_callbacks_is_shown_once(site: Gateway, stdweb: CommandLine) -> None:
+    async with site.client("ann") as ann:
+        task = await ann.new_task()
+        body = {"steps": ["inspect"], "callback_url": "https://192.0.2.1/"}
+        assert "public" in (await ann.call("POST", f"/tasks/{task}/process/", json=body))[1]["detail"]
+        body["callback_url"] = "https://unknown.invalid/"
+        assert "secret" in (await ann.call("POST", f"/tasks/{task}/process/", json=body))[1]["detail"]
+        secrets = [(await stdweb.ok("user", "secret", "ann")).strip() for _ in range(2)]
+        assert all(re.fullmatch(r"[\w-]{43}", secret) for secret in secrets)
+        assert secrets[0] != secrets[1]
+        assert (await ann.call("POST", f"/tasks/{task}/process/", json=body))[0] == 200
+
+
 async def test_presets_start_tasks(site: Gateway, stdweb: CommandLine) -> None:
     await stdweb.ok("preset", "add", "deep", "--config", "sn=3", "--config", "filter=R", "--config", "flags=[true]")
     listed = await stdweb.ok("preset", "list")
@@ -162,6 +175,7 @@ async def test_presets_bring_files(site: Gateway, stdweb: CommandLine) -> None:
         ("user add ben --password-stdin", "\n", (1, "password: may not be empty")),
         ("user add ann --password-stdin", "x\n", (1, "name: there is a user 'ann' already")),
         ("user add a|b --password-stdin", "x\n", (1, "name: 1 to 150 printable characters")),
+        ("user secret nobody", "", (1, "name: there is no user 'nobody'")),
         ("token create nobody", "", (1, "name: there is no user 'nobody'")),
         ("token revoke nobody", "", (1, "name: there is no user 'nobody'")),
         ("preset add bad --config sn=x", "", (1, "sn: Input should be a valid number")),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from services.gateway import keys
@@ -179,6 +180,20 @@ async def test_a_revoked_token_ends_its_streams(site: Gateway, ann: Client) -> N
         assert stream.seen[-1][1] == {"reason": "forbidden"}
 
 
+async def test_a_browser_that_logs_out_is_told_no_more(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    await site.admin.set_password("ann", "right")
+    jar = aiohttp.CookieJar(unsafe=True)  # takes cookies of hosts without a name
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        browser = Client(site.url, session)
+        answer = await browser.ok("POST", "/auth/login/", json={"username": "ann", "password": "right"})
+        async with follow(browser, task) as stream:
+            await stream.until("state")
+            await browser.ok("POST", "/auth/logout/", headers={"X-CSRFToken": answer["csrftoken"]})
+            assert await stream.rest() == ["end"]
+            assert stream.seen[-1][1] == {"reason": "forbidden"}
+
+
 async def test_the_stream_of_a_deleted_task_ends(site: Gateway, ann: Client) -> None:
     site.worker.hold = {"inspect"}
     task = await ann.new_task()
@@ -252,7 +267,7 @@ async def test_head_is_answered_at_once(site: Gateway, ann: Client) -> None:
     assert _streams(site) == 0
 
 
-async def test_following_writes_nothing_and_looks_at_idle_tasks_seldom(site: Gateway, ann: Client) -> None:
+async def test_following_writes_nothing(site: Gateway, ann: Client) -> None:
     task = await ann.new_task()
     async with follow(ann, task) as stream:
         await stream.until("state")
