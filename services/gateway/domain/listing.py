@@ -109,7 +109,7 @@ class Listing:
         owner, groups = _whose(user, wanted.owner)
         picked = bool(wanted.words) or groups is not None
         hits = start = 0
-        width = _PIECE if enough is None else enough
+        width = _PIECE if enough is None else min(enough, _WIDEST)
         while start < len(ids) and (enough is None or hits < enough):
             some = ids[start : start + width]
             most = None if enough is None else enough - hits
@@ -122,7 +122,9 @@ class Listing:
             start += sum(task_id >= oldest for task_id in some)
             widest = min(_WIDENING * width, _WIDEST)
             if enough is not None:
-                width = min((enough - hits) * start // hits + 1, widest) if hits else widest
+                # half of what seems to be needed: rather look once more than read too many
+                left = enough - hits
+                width = min(max(left, left * start // (2 * hits)), widest) if hits else widest
             elif _WIDENING * len(piece) < width:
                 width = widest
 
