@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from stdweb.sky import simulate
@@ -54,6 +55,8 @@ def _prepared(stack: Stack) -> Site:
     (folder / "field.fits").write_bytes(fits_bytes(scene(), scene()[: ROWS // 2]))
     (folder / "notes.txt").write_text("clear sky\n")
     (folder.parent / "a list").write_text("1 2 3\n")
+    (folder.parent / "preview").mkdir()
+    (folder.parent / "preview" / "kept.txt").write_text("kept\n")
     sky = simulate(
         stack.root / "conformance",
         size=512,
@@ -134,6 +137,13 @@ def field_fits(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small field of stars with a usable header."""
     path = tmp_path_factory.mktemp("field") / "field.fits"
     return field_files.write(path, field_files.field(), field_files.observation()).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def large_fits() -> bytes:
+    """An image whose inspection takes longer than a moment."""
+    image = np.random.default_rng(6).normal(800, 20, (1500, 1500)).astype(np.float32)
+    return fits_bytes(image, header=field_files.observation(1500))
 
 
 def create(api: httpx.Client, content: bytes | None = None, name: str = "scene.fits", **fields: Any) -> dict[str, Any]:

@@ -125,6 +125,13 @@ def test_reference_and_description_need_no_login(anonymous: httpx.Client, path: 
     assert anonymous.get(path, headers={"Authorization": "Token gone"}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_needs_no_login(site: Site, anonymous: httpx.Client, path: str) -> None:
+    if not site.is_local:
+        pytest.skip("health is not shown to the world by every server")
+    assert check_ok(anonymous.get(str(httpx.URL(site.url).join(path))))["status"] == "ok"
+
+
 def test_repeated_failures_are_slowed_with_429(site: Site) -> None:
     # from an address of its own where the server is here: the others must not be slowed
     transport = httpx.HTTPTransport(local_address="127.0.0.3") if site.is_local else None

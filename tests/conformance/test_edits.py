@@ -1,5 +1,6 @@
 """fix, crop and destripe."""
 
+import threading
 from typing import Any
 
 import httpx
@@ -183,3 +184,31 @@ def test_destripe_removes_stripes_of_its_direction_and_leaves_the_others(
 def test_a_bad_direction_is_400_that_names_it(owner: httpx.Client, kept: dict[str, Any], direction: Any) -> None:
     answer = owner.post(f"/tasks/{kept['id']}/destripe/", json={"direction": direction})
     check_error(answer, 400, "direction")
+
+
+def test_beside_another_edit_is_409_or_after_it_and_the_image_stays_whole(
+    owner: httpx.Client, make_task: MakeTask
+) -> None:
+    sky, rows, _ = striped()
+    content = fits_bytes((sky + rows).astype(np.float32))
+    task_id = make_task(content)["id"]
+    answers: list[httpx.Response] = []
+    gate = threading.Barrier(5)
+
+    def ask() -> None:
+        gate.wait(20)
+        answers.append(owner.post(f"/tasks/{task_id}/crop/", json={"x1": 1}))
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    done = [answer for answer in answers if answer.status_code == 200]
+    assert done
+    for answer in answers:
+        if answer not in done:
+            check_error(answer, 409)
+    # each that was answered 200 took effect, and once
+    assert image_of(owner, task_id)[0].shape == (256, 320 - len(done))
+    assert owner.get(f"/tasks/{task_id}/files/image.orig.fits").content == content

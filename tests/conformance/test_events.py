@@ -240,6 +240,13 @@ def test_callback_url_is_told_of_the_end_signed(
     chain = process(owner, task_id, "cleanup", callback_url=f"{receiver.url}?key=1")["celery_id"]
     call = receiver.calls.get(timeout=20)
     assert call.path == "/told?key=1"
+
+    def delivered() -> dict[str, Any] | None:
+        callback: dict[str, Any] = check_ok(owner.get(f"/tasks/{task_id}/runs/"))[0]["callback"]
+        return callback if callback["state"] == "delivered" else None
+
+    callback = wait_until(delivered, 10, "the history says that it was delivered")
+    assert (callback["url"], callback["attempts"]) == (receiver.url, 1)  # without the query, which may be secret
     told = json.loads(call.body)
     assert (told["task_id"], told["run_id"], told["state"]) == (task_id, chain, "cleanup_done")
     assert told["event_id"] == call.headers["x-stdweb-event"]

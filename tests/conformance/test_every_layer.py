@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.conformance import Site, check_error, check_error_body, check_ok
+from tests.support.conformance import TIMESTAMP, Site, check_error, check_error_body, check_ok
 
 GETS = (
     "/tasks",
@@ -215,3 +215,24 @@ def test_dates_in_headers_and_json_charset(owner: httpx.Client) -> None:
     answer: Any = owner.get("/tasks/")
     check_ok(answer)
     assert "date" in answer.headers
+
+
+TIMES = {"created", "modified", "completed", "started", "ended", "time", "at"}
+
+
+def times_in(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [time for item in value for time in times_in(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [item for name, item in value.items() if name in TIMES and isinstance(item, str)]
+    return own + [time for name, item in value.items() if name != "config" for time in times_in(item)]
+
+
+@pytest.mark.parametrize(
+    "path", ["/tasks", "/tasks/{id}", "/tasks/{id}/files", "/tasks/{id}/runs", "/tasks/{id}/results"]
+)
+def test_timestamps_are_iso_8601_utc_ending_in_z(owner: httpx.Client, processed: dict[str, Any], path: str) -> None:
+    times = times_in(check_ok(owner.get(path.format_map(processed))))
+    assert times
+    assert all(TIMESTAMP.fullmatch(time) for time in times)

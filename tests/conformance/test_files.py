@@ -1,5 +1,6 @@
 """Files of a task: list, get, put, delete."""
 
+import threading
 from typing import Any
 
 import httpx
@@ -222,3 +223,27 @@ def test_a_custom_mask_has_a_meaning_to_inspection(owner: httpx.Client, make_tas
     masked, _ = pixels_of(owner.get(f"/tasks/{task_id}/files/mask.fits").content)
     assert masked[100:150, 40:60].all()
     assert masked.mean() < 0.2
+
+
+def test_a_file_is_replaced_atomically(owner: httpx.Client, make_task: MakeTask) -> None:
+    task_id = make_task()["id"]
+    versions = [bytes([65 + number]) * (200_000 + number * 50_000) for number in range(4)]
+    put(owner, task_id, "a.bin", versions[0])
+    over = threading.Event()
+
+    def write() -> None:
+        for _ in range(8):
+            for version in versions:
+                put(owner, task_id, "a.bin", version)
+        over.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not over.is_set():
+        content = owner.get(f"/tasks/{task_id}/files/a.bin").content
+        assert content in versions
+        seen.add(content[0])
+    writer.join()
+    assert len(seen) > 1
+    assert names_of(owner, task_id) == ["a.bin"]

@@ -228,6 +228,7 @@ OPERATIONS = (
     "GET /reference",
     "GET /reference/{table}",
     "GET /version",
+    "POST /callbacks/secret",
 )
 
 

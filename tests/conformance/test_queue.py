@@ -61,11 +61,17 @@ def test_only_the_first_is_active_or_pending_and_the_rest_is_scheduled(owner: ht
     assert {row["time_start"] for row in rows[1:]} == {None}
 
 
-def test_time_start_is_epoch_seconds_of_an_active_step(owner: httpx.Client, chain: str) -> None:
-    def started() -> dict[str, Any] | None:
-        return next((row for row in rows_of(owner, chain) if row["time_start"] is not None), None)
+def test_time_start_is_epoch_seconds_of_an_active_step(
+    owner: httpx.Client, make_task: MakeTask, large_fits: bytes
+) -> None:
+    task_id = make_task(large_fits)["id"]
+    with a_run(owner, task_id) as started:
 
-    row = wait_until(started, 20, "a step shows when it started")
+        def shown() -> dict[str, Any] | None:
+            rows = rows_of(owner, started["celery_id"])
+            return next((row for row in rows if row["time_start"] is not None), None)
+
+        row = wait_until(shown, 30, "a step shows when it started")
     assert row["state"] == "active"
     assert abs(row["time_start"] - time.time()) < 120  # seconds; the clocks of two hosts may differ
 
@@ -182,3 +188,32 @@ def test_terminate_by_who_may_not_is_403(
 def test_terminate_by_staff(staff: httpx.Client, owner: httpx.Client, chain: str, running: dict[str, Any]) -> None:
     check_ok(staff.post(f"/queue/{chain}/terminate/"))
     assert state_of(owner, running["id"]) == "cancelled"
+
+
+def test_what_a_service_works_on_is_active_and_what_waits_in_a_queue_is_pending(
+    owner: httpx.Client, make_task: MakeTask, field_fits: bytes
+) -> None:
+    tasks = [make_task(field_fits)["id"] for _ in range(8)]
+    chains = {
+        check_ok(owner.post(f"/tasks/{task_id}/process/", json={"steps": LONG_CHAIN}))["celery_id"] for task_id in tasks
+    }
+
+    def both() -> bool:
+        rows = [row for row in check_ok(owner.get("/queue/")) if row["chain_id"] in chains]
+        return {"active", "pending", "scheduled"} == {row["state"] for row in rows}
+
+    wait_until(both, 30, "one is active and another is pending")
+    for task_id in tasks:
+        owner.post(f"/tasks/{task_id}/cancel/")
+
+
+@pytest.mark.parametrize("role", ["member", "editor"])
+def test_terminate_by_who_may_edit(
+    request: pytest.FixtureRequest, owner: httpx.Client, make_task: MakeTask, field_fits: bytes, role: str
+) -> None:
+    api = request.getfixturevalue(role)
+    task_id = make_task(field_fits, groups=request.getfixturevalue("site").group)["id"]
+    with a_run(owner, task_id) as started:
+        answer = check_ok(api.post(f"/queue/{started['celery_id']}/terminate/"))
+        assert answer["task_id"] == task_id
+    assert state_of(owner, task_id) == "cancelled"

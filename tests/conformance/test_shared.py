@@ -86,6 +86,16 @@ def test_preview_of_a_directory_is_a_path(owner: httpx.Client, site: Site) -> No
     check_error(owner.get(f"/files/{folder_of(site)}/preview/"), 404)
 
 
+def test_a_directory_that_is_called_preview_is_a_path(owner: httpx.Client, site: Site) -> None:
+    parent = folder_of(site).rpartition("/")[0]
+    rows = check_ok(owner.get(f"/files/{parent}/"))
+    if not any(row["name"] == "preview" and row["is_dir"] for row in rows):
+        pytest.skip("needs a folder `preview` above that of the image in the shared data directory")
+    for slash in ("", "/"):
+        inside = check_ok(owner.get(f"/files/{parent}/preview{slash}"))
+        assert [row["name"] for row in inside] == ["kept.txt"]
+
+
 def test_presets_have_id_name_and_config(owner: httpx.Client, site: Site) -> None:
     name = site.preset or needs("PRESET")
     rows = check_ok(owner.get("/presets/"))
