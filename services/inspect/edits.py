@@ -13,7 +13,7 @@ from shared.contracts.steps import STEPS
 from shared.errors import UsageError
 from shared.science.crop import box_of, crop_header
 from shared.science.destripe import remove_stripes
-from shared.science.images import EXTRACTED, Plane, open_plane, read_image
+from shared.science.images import EXTRACTED, Plane, open_plane, quiet_fits, read_image
 from shared.science.planes import blocks_of, stored_scaling, without_structure, write_plane
 from shared.science.repair import repair_header
 from shared.taskdir import TaskDir
@@ -21,6 +21,7 @@ from shared.taskdir.folder import RESULTS
 from shared.worker.request import RequestContext
 
 
+@quiet_fits()
 def edit(ctx: RequestContext) -> None:
     """Make the new image in the request's folder, and keep the first one beside it.
 

@@ -59,22 +59,26 @@ def _readable(header: fits.Header, note: Note) -> fits.Header:
     for card in header.cards:
         try:
             card.verify("silentfix")
-            keyword, value, comment = card.keyword, card.value, card.comment
+            _append(fixed, card.keyword, card.value, card.comment)
         except FITS_FAULTS:
             text = _text_of(card)
             found = _by_hand(text)
             if found is None:
                 note(f"card left out: {text[:40].strip() or 'unreadable'}")
-                continue
-            keyword, value, comment = found
-            note(f"{keyword}: illegal keyword renamed")
-        if keyword in _COMMENTARY:
-            fixed.append((keyword, _ascii(str(value))), end=True)
-        elif isinstance(value, fits.card.Undefined):
-            fixed.append((keyword, None, comment), end=True)
-        else:
-            fixed.append((keyword, value, comment), end=True)
+            else:
+                _append(fixed, *found)
+                note(f"{found[0]}: illegal keyword renamed")
     return fixed
+
+
+def _append(header: fits.Header, keyword: str, value: Any, comment: str) -> None:
+    value = _ascii(value) if isinstance(value, str) else value
+    if keyword in _COMMENTARY:
+        header.append((keyword, _ascii(str(value))), end=True)
+    elif isinstance(value, fits.card.Undefined):
+        header.append((keyword, None, _ascii(comment)), end=True)
+    else:
+        header.append((keyword, value, _ascii(comment)), end=True)
 
 
 def _text_of(card: fits.Card) -> str:
@@ -96,7 +100,9 @@ def _by_hand(text: str) -> tuple[str, Any, str] | None:
         value = card.value
     except FITS_FAULTS:
         return None
-    return None if isinstance(value, fits.card.Undefined) else (legal, value, card.comment)
+    if isinstance(value, fits.card.Undefined) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return legal, value, card.comment
 
 
 def _ascii(text: str) -> str:

@@ -1,5 +1,6 @@
 """Repairing headers: each fault alone, and that nothing right is touched."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from shared.contracts.edits import IMAGE
+from shared.errors import DataError
 from shared.science.images import quiet_fits
 from shared.science.repair import repair_header
 from shared.science.wcs import usable_wcs
@@ -197,3 +199,29 @@ def test_what_was_repaired_is_told_in_the_history(tmp_path: Path) -> None:
     files.with_cards(DATE__OBS="29/11/51")(tmp_path / IMAGE)
     history = list(fits.getheader(run_edit(tmp_path, fix_request()) / IMAGE)["HISTORY"])
     assert history == ["stdweb: fix: DATE-OBS: '29/11/51' became 1951-11-29T00:00:00"]
+
+
+def test_damaged_headers_are_repaired_or_refused(tmp_path: Path) -> None:
+    """Random damage to the cards, but for those that say how long the file is."""
+    header = sip_header()
+    header["LONGSTR"] = "x" * 150
+    header["HIERARCH ESO DET X"] = 3
+    content = files.write(tmp_path / "good.fits", files.field(32), header).read_bytes()
+    random = np.random.default_rng(8)
+    repaired_files = 0
+    for number in range(60):
+        damaged = bytearray(content)
+        for place in random.integers(480, 2880, random.integers(1, 12)):
+            damaged[place] = random.choice(np.frombuffer(b"'=/ .-+0E&,N\x00\x0c\xe9", np.uint8))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / IMAGE).write_bytes(damaged)
+        with contextlib.suppress(DataError), quiet_fits():
+            path = run_edit(folder, fix_request()) / IMAGE
+            with fits.open(path) as hdus:
+                hdus.verify("exception")
+                for card in hdus[0].header.cards:
+                    card.verify("exception")
+                assert hdus[0].data.shape == (32, 32)
+            repaired_files += 1
+    assert repaired_files > 40
