@@ -128,6 +128,7 @@ async def test_revoked_tokens_are_refused(site: Gateway, stdweb: CommandLine) ->
 
 
 async def test_a_secret_for_callbacks_is_shown_once(site: Gateway, stdweb: CommandLine) -> None:
+    site.worker.hold = {"inspect"}  # nobody is called
     async with site.client("ann") as ann:
         task = await ann.new_task()
         body = {"steps": ["inspect"], "callback_url": "https://192.0.2.1/"}
