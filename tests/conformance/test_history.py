@@ -160,6 +160,51 @@ def test_idempotency_key_makes_a_repeated_creation_take_effect_once(owner: httpx
     assert made[0] == made[1]
 
 
+def test_simultaneous_creations_with_one_key_make_one_task(owner: httpx.Client) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    answers: list[httpx.Response] = []
+    gate = threading.Barrier(4)
+
+    def ask() -> None:
+        gate.wait(20)
+        answers.append(owner.post("/tasks/", json={"original_name": "x", "title": "once"}, headers=headers))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
+    for task_id in made:
+        assert owner.delete(f"/tasks/{task_id}/").status_code == 204
+    assert len(made) == 1
+    assert {answer.status_code for answer in answers} <= {201, 409}  # 409: the first has not ended yet
+
+
+def test_a_key_that_was_used_for_another_creation_is_409(owner: httpx.Client) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    task_id = check_ok(owner.post("/tasks/", json={"original_name": "x"}, headers=headers), 201)["id"]
+    check_error(owner.post("/tasks/", json={"original_name": "y"}, headers=headers), 409)
+    assert owner.delete(f"/tasks/{task_id}/").status_code == 204
+
+
+def test_a_refused_creation_does_not_use_the_key_up(owner: httpx.Client) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    check_error(owner.post("/tasks/", json={"title": "no name"}, headers=headers), 400, "original_name")
+    task_id = check_ok(owner.post("/tasks/", json={"original_name": "x"}, headers=headers), 201)["id"]
+    assert owner.delete(f"/tasks/{task_id}/").status_code == 204
+
+
+def test_idempotency_key_makes_a_repeated_duplicate_take_effect_once(
+    owner: httpx.Client, make_task: MakeTask, scene_fits: bytes
+) -> None:
+    source, headers = make_task(scene_fits)["id"], {"Idempotency-Key": uuid.uuid4().hex}
+    made = {check_ok(owner.post(f"/tasks/{source}/duplicate/", headers=headers), 201)["id"] for _ in range(2)}
+    for task_id in made:
+        assert owner.delete(f"/tasks/{task_id}/").status_code == 204
+    assert len(made) == 1
+
+
 def test_the_key_of_one_user_is_not_that_of_another(owner: httpx.Client, stranger: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     made = []
