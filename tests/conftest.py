@@ -1,11 +1,14 @@
 """What several folders of tests share: one stack for all of them."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from stdweb.sky import Observation, simulate
 from tests.support.stack import Stack, running_stack
+
+if TYPE_CHECKING:
+    from stdweb.sky import Observation
 
 _SLOW_TO_START = {"stack", "site"}
 
@@ -26,8 +29,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def observation(stack: Stack) -> Observation:
+def observation(stack: Stack) -> "Observation":
     """An observation in R, away from the demonstration's field."""
+    from stdweb.sky import simulate  # most tests need neither stack nor sky
+
     return simulate(
         stack.root / "field",
         size=1536,
