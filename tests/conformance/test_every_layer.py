@@ -1,5 +1,6 @@
 """What holds for every call: slashes, HEAD, OPTIONS, Accept, and one form of errors from every layer."""
 
+import gzip
 from typing import Any
 
 import httpx
@@ -174,6 +175,13 @@ def test_a_body_that_is_too_large_is_413(owner: httpx.Client, kept: dict) -> Non
     content = b'{"title": "' + b"a" * 5_000_000 + b'"}'
     answer = owner.patch(f"/tasks/{kept['id']}/", content=content, headers={"Content-Type": "application/json"})
     check_error(answer, 413)
+
+
+def test_a_body_that_unpacks_to_too_much_is_413(owner: httpx.Client, kept: dict) -> None:
+    content = gzip.compress(b'{"title": "' + b"a" * 20_000_000 + b'"}')
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    check_error(owner.patch(f"/tasks/{kept['id']}/", content=content, headers=headers), 413)
+    check_error(owner.patch(f"/tasks/{kept['id']}/", content=b"no gzip", headers=headers), 400)
 
 
 def test_a_declared_upload_beyond_the_limit_is_413_before_it_is_sent(site: Site, owner: httpx.Client) -> None:

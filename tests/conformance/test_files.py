@@ -93,6 +93,13 @@ def test_if_range_of_an_older_version_gives_the_whole_file(owner: httpx.Client, 
     assert (answer.status_code, answer.content) == (200, b"0123456789")
 
 
+@pytest.mark.parametrize("header", [{"If-Match": '"other"'}, {"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}])
+def test_another_version_than_the_one_asked_for_is_412(
+    owner: httpx.Client, kept: dict[str, Any], header: dict[str, str]
+) -> None:
+    check_error(owner.get(f"/tasks/{kept['id']}/files/notes.txt", headers=header), 412)
+
+
 def test_head_tells_the_size(owner: httpx.Client, kept: dict[str, Any]) -> None:
     answer = owner.head(f"/tasks/{kept['id']}/files/notes.txt")
     assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "10", b"")
