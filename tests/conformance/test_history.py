@@ -94,7 +94,7 @@ def test_results_of_targets_as_json(owner: httpx.Client, processed: dict[str, An
     answer = check_ok(owner.get(f"/tasks/{processed['id']}/results/"))
     assert (answer["id"], answer["state"]) == (processed["id"], "photometry_done")
     targets = answer["targets"]
-    assert targets["filter"] == "R"
+    assert targets["filter"] == processed["config"]["filter"]
     assert targets["mag_system"] in {"AB", "Vega"}
     assert targets["sn"] == 6
     assert TIMESTAMP.fullmatch(targets["time"])

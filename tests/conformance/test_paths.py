@@ -1,12 +1,13 @@
 """No path leaves the task's directory, or the shared data directory."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conformance.conftest import MakeTask
+from tests.conformance.conftest import MakeTask, create
 from tests.support.conformance import Site, check_error_body, names_of
 
 # %2F.. as they are on the wire; a second task and the server's files are what one would want
@@ -54,12 +55,18 @@ def ask(site: Site, api: httpx.Client, method: str, path: str, body: bytes = b""
     return site.raw(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
+@pytest.fixture(scope="module")
+def other(owner: httpx.Client, scene_fits: bytes) -> Iterator[int]:
+    """A task beside the one that is played with."""
+    task_id = create(owner, scene_fits)["id"]
+    yield task_id
+    owner.delete(f"/tasks/{task_id}/")
+
+
 @pytest.mark.parametrize("game", GAMES)
-def test_get_leaves_no_directory(
-    site: Site, owner: httpx.Client, kept: dict[str, Any], processed: dict[str, Any], game: str
-) -> None:
+def test_get_leaves_no_directory(site: Site, owner: httpx.Client, kept: dict[str, Any], other: int, game: str) -> None:
     for kind in KINDS:
-        path = f"/tasks/{kept['id']}/{kind}/{game.format(other=processed['id'])}"
+        path = f"/tasks/{kept['id']}/{kind}/{game.format(other=other)}"
         answer, body = ask(site, owner, "GET", path)
         assert answer.status == 404, body
         check_error_body(answer.headers, body)
