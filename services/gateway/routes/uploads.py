@@ -16,7 +16,7 @@ from ..domain.room import DISK_FULL, Room
 from ..keys import DATA, ROOM, ROOT
 from .replies import UNREADABLE, add_field, check_parts, read_fields
 
-_PIECE: Final = 4 * 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
+_PIECE: Final = 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
 _MAX_FIELD: Final = 300 * 1024
 _MAX_FIELDS_BYTES: Final = 16 * 2**20  # more than all fields of a form together
 
