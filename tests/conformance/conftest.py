@@ -1,6 +1,7 @@
 """The server under test, its users, and tasks to try things on."""
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def editor(site: Site) -> Iterator[httpx.Client]:
 @pytest.fixture
 def anonymous(site: Site) -> Iterator[httpx.Client]:
     with site.client() as client:
+        yield client
+
+
+@pytest.fixture
+def outsider(site: Site) -> Iterator[httpx.Client]:
+    """Not logged in, for logins that fail; where the server is here from an address of its own, which alone is slowed."""
+    address = ".".join(["127", *(str(random.randint(1, 254)) for _ in range(3))])
+    transport = httpx.HTTPTransport(local_address=address) if site.is_local else None
+    with httpx.Client(base_url=site.url, transport=transport, timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -40,14 +40,14 @@ def test_login_by_json_or_form_sets_cookies(site: Site, anonymous: httpx.Client,
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_wrong_login_is_400_with_the_same_message_for_unknown_users(
-    site: Site, anonymous: httpx.Client, slash: str
+    site: Site, outsider: httpx.Client, slash: str
 ) -> None:
     said = {
-        check_error(anonymous.post(f"/auth/login{slash}", json={"username": name, "password": "wrong"}), 400)["detail"]
+        check_error(outsider.post(f"/auth/login{slash}", json={"username": name, "password": "wrong"}), 400)["detail"]
         for name in (site.credentials("stranger")[0], "nobody of this name")
     }
     assert len(said) == 1
-    assert "sessionid" not in anonymous.cookies
+    assert "sessionid" not in outsider.cookies
 
 
 def test_missing_fields_are_400_that_names_them(anonymous: httpx.Client) -> None:
