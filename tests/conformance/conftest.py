@@ -129,7 +129,7 @@ def anonymous(site: Site) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def outsider(site: Site) -> Iterator[httpx.Client]:
-    """Not logged in, for logins that fail; where the server is here from an address of its own, which alone is slowed."""
+    """Not logged in, for logins that fail; from an address of its own if the server is here."""
     address = ".".join(["127", *(str(random.randint(1, 254)) for _ in range(3))])
     transport = httpx.HTTPTransport(local_address=address) if site.is_local else None
     with httpx.Client(base_url=site.url, transport=transport, timeout=60, trust_env=False) as client:
