@@ -1,129 +1,39 @@
 """Edits through the REST API; the inspect service's own code answers, in this process."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 from astropy.io import fits
 
 from services.gateway import keys
-from services.gateway.domain.edits import Edits
-from services.gateway.domain.errors import Unavailable
-from services.gateway.domain.images import STALE, Images, manifest_of
-from services.gateway.model import Pending, now
-from services.inspect.edits import edit
-from shared.contracts.edits import EDIT_REQUEST, IMAGE, ORIGINAL, CropOptions
-from shared.contracts.rpc import IMAGE_EDIT, Prepared, Refusal
-from shared.contracts.steps import IMAGE_RANK
-from shared.errors import StepError
+from services.gateway.domain.images import manifest_of
+from shared.contracts.edits import IMAGE, ORIGINAL
+from shared.contracts.rpc import Prepared, Refusal
 from shared.science.images import read_image
 from shared.taskdir import Commit
-from shared.worker.request import RequestContext
-from shared.worker.results import keep_only
 from tests.support import fits as files
-from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
+from tests.support.gateway import Client, Gateway, until
+from tests.support.image_edits import (
+    Service,
+    ann,
+    download,
+    embedded_store,
+    image,
+    mongo_url,
+    names,
+    service,
+    shape,
+    site,
+    stored,
+    task,
+    upload,
+)
 
-__all__ = ["embedded_store", "mongo_url"]
-
-QUICK = IMAGE_EDIT.model_copy(update={"time_limit_s": 0.5})
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path / "volume") as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
-
-
-class Service:
-    """Answers as the inspect service does; may be told to hold back its work, or only its answer."""
-
-    def __init__(self, site: Gateway) -> None:
-        self.root = site.worker.root
-        self.asked: list[bytes] = []
-        self.work = asyncio.Event()
-        self.say = asyncio.Event()
-        self.refuse: Refusal | None = None
-        for gate in (self.work, self.say):
-            gate.set()
-
-    async def __call__(self, body: bytes) -> Prepared | Refusal:
-        self.asked.append(body)
-        await self.work.wait()
-        reply = self.refuse or await asyncio.to_thread(self.prepare, body)
-        await self.say.wait()
-        return reply
-
-    def prepare(self, body: bytes) -> Prepared | Refusal:
-        request = EDIT_REQUEST.validate_json(body)
-        name = uuid.uuid4().hex
-        work = self.root.incoming(request.source) / name
-        try:
-            work.mkdir()
-            edit(RequestContext(request=request, work=work, task=self.root.task(request.task_id)))
-        except (FileNotFoundError, NotADirectoryError):
-            return Refusal(code="given_up", error="Too late.", status="later")
-        except StepError as error:
-            return Refusal(code=error.code, error=error.user_message, parameter=error.details.get("parameter"))
-        return Prepared(folder=name, files=keep_only(work, (IMAGE, ORIGINAL)))
-
-
-@pytest.fixture
-async def service(site: Gateway) -> Service:
-    made = Service(site)
-    await site.broker.serve(IMAGE_EDIT, made, prefetch=2)
-    return made
-
-
-def image(tmp_path: Path, side: int = 64) -> bytes:
-    pixels = np.arange(side * side, dtype=np.int16).reshape(side, side)
-    return files.write(tmp_path / "made.fits", pixels, files.observation(side)).read_bytes()
-
-
-@pytest.fixture
-async def task(ann: Client, tmp_path: Path) -> int:
-    return await ann.new_task(image(tmp_path))
-
-
-async def download(client: Client, task: int, name: str = IMAGE) -> bytes:
-    async with client.session.get(f"{client.url}/tasks/{task}/files/{name}") as response:
-        assert response.status == 200, name
-        return await response.read()
-
-
-async def shape(client: Client, task: int) -> tuple[int, ...]:
-    content = await download(client, task)
-    return tuple(fits.HDUList.fromstring(content)[0].data.shape)
-
-
-async def names(client: Client, task: int) -> list[str]:
-    return [row["name"] for row in await client.ok("GET", f"/tasks/{task}/files/")]
-
-
-async def upload(client: Client, task: int, content: bytes, name: str = IMAGE) -> tuple[int, Any]:
-    form = aiohttp.FormData()
-    form.add_field("file", content, filename="x")
-    return await client.call("POST", f"/tasks/{task}/files/{name}", data=form)
-
-
-async def stored(site: Gateway, task: int) -> Any:
-    return await site.app[keys.COORDINATOR].tasks.get(task)
-
-
-# ---- what edits do
+__all__ = ["ann", "embedded_store", "mongo_url", "service", "site", "task"]
 
 
 @pytest.mark.parametrize(
@@ -346,124 +256,3 @@ async def test_a_task_deleted_meanwhile_stays_so(site: Gateway, ann: Client, tas
 
 
 # ---- what is away, late, or dead
-
-
-async def unchanged(site: Gateway, ann: Client, task: int, content: bytes) -> None:
-    assert await download(ann, task) == content
-    assert await names(ann, task) == [IMAGE]
-    seen = await stored(site, task)
-    assert (seen.pending, seen.computed) == (None, {"inspect": {"gain": 1}})
-    assert not any(path.is_dir() for path in (site.data_dir / "tasks" / ".incoming").iterdir())
-
-
-async def compute(site: Gateway, task: int) -> None:
-    seen = await stored(site, task)
-    await site.app[keys.COORDINATOR].tasks.swap(seen, replace(seen, computed={"inspect": {"gain": 1}}))
-
-
-async def test_without_service_or_broker_nothing_changes(site: Gateway, ann: Client, task: int, tmp_path: Path) -> None:
-    await compute(site, task)
-    async with ann.session.post(f"{ann.url}/tasks/{task}/fix/") as response:  # nobody serves
-        assert (response.status, "Retry-After" in response.headers) == (503, True)
-    await unchanged(site, ann, task, image(tmp_path))
-    site.broker.away = True
-    assert (await ann.call("POST", f"/tasks/{task}/fix/"))[0] == 503
-    await unchanged(site, ann, task, image(tmp_path))
-    site.broker.away = False
-    service = Service(site)
-    await site.broker.serve(IMAGE_EDIT, service, prefetch=1)
-    await ann.ok("POST", f"/tasks/{task}/fix/")
-
-
-@pytest.mark.parametrize(("status", "code"), [("later", 503), ("fault", 500), ("missing", 404), ("bad", 400)])
-async def test_a_refusal_changes_nothing(
-    *, status: Any, code: int, site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
-) -> None:
-    await compute(site, task)
-    service.refuse = Refusal(code="x", error="No.", status=status)
-    assert (await ann.call("POST", f"/tasks/{task}/fix/"))[0] == code
-    await unchanged(site, ann, task, image(tmp_path))
-
-
-@pytest.mark.parametrize("gate", ["work", "say"])
-async def test_after_a_time_out_nobody_can_commit_any_more(
-    *, gate: str, site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
-) -> None:
-    """The service has not begun in time, or has done its work and its answer is lost."""
-    await compute(site, task)
-    getattr(service, gate).clear()
-    edits = Edits(site.worker.root, site.app[keys.EDITS]._images, site.broker, QUICK)
-    with pytest.raises(Unavailable):
-        await edits.edit(await stored(site, task), CropOptions(x1=10), "")
-    await unchanged(site, ann, task, image(tmp_path))
-    getattr(service, gate).set()
-    late = await asyncio.to_thread(service.prepare, service.asked[0])
-    assert isinstance(late, Refusal)
-    await site.broker.settled()
-    await unchanged(site, ann, task, image(tmp_path))
-    await ann.ok("POST", f"/tasks/{task}/crop/", json={"x1": 4})
-    assert await shape(ann, task) == (64, 60)
-
-
-async def test_a_gateway_that_stood_still_finds_its_edit_given_up(
-    site: Gateway, ann: Client, task: int, service: Service, tmp_path: Path
-) -> None:
-    await compute(site, task)
-    service.say.clear()
-    editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
-    await until(lambda: asyncio.sleep(0, service.asked))
-    images: Images = site.app[keys.EDITS]._images
-    await images.mend(now() + timedelta(seconds=90))  # still in time
-    assert (await stored(site, task)).pending is not None
-    await images.mend(now() + STALE["edit"])
-    await unchanged(site, ann, task, image(tmp_path))
-    service.say.set()
-    assert (await editing)[0] == 503
-    await unchanged(site, ann, task, image(tmp_path))
-
-
-@pytest.mark.parametrize("frozen_before", ["folder", "commit"])
-async def test_a_gateway_that_died_in_an_edit_blocks_nothing_for_ever(
-    frozen_before: str, site: Gateway, ann: Client, task: int, tmp_path: Path
-) -> None:
-    root, owner = site.worker.root, "0" * 32
-    seen = await stored(site, task)
-    at = now() - STALE["edit"]
-    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=at)
-    prepared = root.incoming(owner) / "made"
-    if frozen_before == "commit":
-        prepared.mkdir(parents=True)
-        (prepared / IMAGE).write_bytes(b"new")
-    await site.app[keys.COORDINATOR].tasks.swap(
-        seen, replace(seen, seq=2, pending=pending, computed={"inspect": {"gain": 1}})
-    )
-
-    async def over() -> bool:
-        return (await stored(site, task)).pending is None
-
-    await until(over)
-    with pytest.raises(FileExistsError):
-        root.incoming(owner).mkdir()
-    assert not root.task(task).commit(prepared, Commit(2, IMAGE_RANK, "edit"), manifest_of("edit", owner, ()))
-    await unchanged(site, ann, task, image(tmp_path))
-
-
-async def test_what_a_dead_gateway_has_committed_counts_soon(site: Gateway, ann: Client, task: int) -> None:
-    root, owner = site.worker.root, "0" * 32
-    seen = await stored(site, task)
-    prepared = root.incoming(owner) / "made"
-    prepared.mkdir(parents=True)
-    (prepared / IMAGE).write_bytes(b"new")
-    assert root.task(task).commit(prepared, Commit(2, IMAGE_RANK, "edit"), manifest_of("edit", owner, ()))
-    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=now() - STALE["upload"])
-    await site.app[keys.COORDINATOR].tasks.swap(
-        seen, replace(seen, seq=2, pending=pending, computed={"inspect": {"gain": 1}})
-    )
-
-    async def over() -> bool:
-        return (await stored(site, task)).pending is None
-
-    await until(over)
-    seen = await stored(site, task)
-    assert (seen.state, seen.computed) == ("uploaded", {})
-    assert await download(ann, task) == b"new"
