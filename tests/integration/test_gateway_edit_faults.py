@@ -100,7 +100,7 @@ async def test_a_gateway_that_stood_still_finds_its_edit_given_up(
     await compute(site, task)
     service.say.clear()
     editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
-    await until(lambda: asyncio.sleep(0, service.asked))
+    await until(lambda: asyncio.sleep(0, service.answers))
     images: Images = site.app[keys.EDITS]._images
     await images.mend(now() + timedelta(seconds=90))  # still in time
     assert (await stored(site, task)).pending is not None

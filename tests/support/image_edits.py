@@ -45,6 +45,7 @@ class Service:
     def __init__(self, site: Gateway) -> None:
         self.root = site.worker.root
         self.asked: list[bytes] = []
+        self.answers: list[Prepared | Refusal] = []
         self.work = asyncio.Event()
         self.say = asyncio.Event()
         self.refuse: Refusal | None = None
@@ -55,6 +56,7 @@ class Service:
         self.asked.append(body)
         await self.work.wait()
         reply = self.refuse or await asyncio.to_thread(self.prepare, body)
+        self.answers.append(reply)
         await self.say.wait()
         return reply
 
