@@ -66,6 +66,8 @@ class Run:
         What was asked of the task when it began.
     key
         Digest of the idempotency key of the request that began it.
+    request
+        Digest of what that request asked; None without a key.
     error
         Why it failed.
     callback
@@ -81,6 +83,7 @@ class Run:
     version: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
+    request: str | None = None
     error: str | None = None
     callback: str | None = None
 

@@ -258,7 +258,7 @@ def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
     statuses = {500, 503, *operation.errors}
     if not operation.public:
         statuses.add(401)
-    if operation.query or operation.body or operation.upload:
+    if operation.query or operation.body or operation.upload or operation.keyed:
         statuses.add(400)
     if operation.body or operation.upload:
         statuses |= {413, 415}

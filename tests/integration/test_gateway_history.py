@@ -77,6 +77,9 @@ async def test_a_request_that_is_sent_again_starts_one_run(site: Gateway, ann: C
     assert len(await ann.ok("GET", f"/tasks/{task}/runs/")) == 2
     status, answer = await _process(ann, task, "key-1", ["photometry"])
     assert (status, "Idempotency-Key" in answer["detail"]) == (409, True)
+    body = {"steps": ["inspect"], "config": {"sn": "no number"}}
+    headers = {"Idempotency-Key": "key-1"}
+    assert (await ann.call("POST", f"/tasks/{task}/process/", json=body, headers=headers))[0] == 409
 
 
 async def _create(client: Client, key: str, name: str, content: bytes = b"SIMPLE") -> tuple[int, dict]:

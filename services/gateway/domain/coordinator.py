@@ -117,8 +117,8 @@ class Coordinator:
             run = await self.tasks.run_of_key(task.id, request.key)
         if run is None:
             return None
-        if [step.name for step in run.steps] != list(request.steps):
-            raise Conflict("This Idempotency-Key was used for other steps; use a new one for a new request.")
+        if run.request != request.digest:
+            raise Conflict("This Idempotency-Key was used for another request; use a new one.")
         return replace(task, run=run)
 
     async def _announce(self, before: Task, started: Task) -> Task:

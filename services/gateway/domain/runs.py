@@ -4,7 +4,9 @@ All of them are idempotent, and refuse what does not fit (run, step, attempt, st
 duplicating a message changes nothing. The caller writes the result by compare-and-set on `Task.rev`.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import math
 import re
 import uuid
@@ -49,6 +51,14 @@ class Request:
     key: str | None = None
     callback_url: str | None = None
 
+    @property
+    def digest(self) -> str | None:
+        """Digest of what is asked, to tell another request under the same key; None without a key."""
+        if self.key is None:
+            return None
+        asked = [list(self.steps), dict(self.change), self.callback_url]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
 
 def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, admit: Admit) -> Task:
     """Begin a run. The caller has checked that none is active."""
@@ -65,6 +75,7 @@ def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, 
         version=VERSION,
         asked=asked,
         key=request.key,
+        request=request.digest,
         callback=None if request.callback_url is None else shown(request.callback_url),
     )
     run = _turn(run, admit)

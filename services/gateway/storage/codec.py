@@ -24,6 +24,7 @@ def run_to_doc(run: Run) -> Doc:
         "version": run.version,
         "asked": dumps(run.asked),
         "key": run.key,
+        "request": run.request,
         "error": run.error,
         "callback": run.callback,
         "steps": [
@@ -67,6 +68,7 @@ def run_from_doc(doc: Doc) -> Run:
         version=doc.get("version", ""),
         asked=json.loads(doc.get("asked", "{}")),
         key=doc.get("key"),
+        request=doc.get("request"),
         error=doc.get("error"),
         callback=doc.get("callback"),
     )
