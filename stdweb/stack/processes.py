@@ -16,6 +16,9 @@ MARK: Final = "LOCAL_STACK_MARK"
 
 _POLL_S: Final = 0.05
 
+_EXEC_S: Final = 0.1
+_EXEC_POLL_S: Final = 0.001
+
 
 def marked(mark: str) -> dict[str, str]:
     """Give the environment variables that every process of the stack is started with."""
@@ -25,11 +28,24 @@ def marked(mark: str) -> dict[str, str]:
 
 def carries(pid: int, mark: str) -> bool:
     """Tell whether `pid` is a live process with the mark."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-    return f"{MARK}={mark}".encode() in environment.split(b"\0")
+    return f"{MARK}={mark}".encode() in _environment(pid).split(b"\0")
+
+
+def _environment(pid: int) -> bytes:
+    """Read a process's environment; empty when it has none, is gone or is another user's.
+
+    Between being started and running its program, a process shows an empty environment for a moment: it is asked again.
+    """
+    deadline = time.monotonic() + _EXEC_S
+    while True:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            os.readlink(f"/proc/{pid}/exe")  # threads of the kernel and processes that ended have none
+        except OSError:
+            return b""
+        if environment or time.monotonic() > deadline:
+            return environment
+        time.sleep(_EXEC_POLL_S)
 
 
 def members(mark: str) -> list[int]:

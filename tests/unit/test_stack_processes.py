@@ -1,9 +1,10 @@
 """Processes of a stack are found by their mark, whatever they did to their group, and nothing else is touched."""
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,8 +24,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.02)
 
 
-def spawn(code: str, mark: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code], env=processes.marked(mark), stdout=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def spawn(code: str, mark: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=processes.marked(mark), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_the_grandchild_in_its_own_session_is_ended_and_other_stacks_live() -> None:
@@ -35,7 +42,6 @@ def test_the_grandchild_in_its_own_session_is_ended_and_other_stacks_live() -> N
             assert processes.end("mine", grace_s=5) == 1
         assert processes.members("mine") == []
         assert other.poll() is None
-        other.kill()
 
 
 def test_one_that_ignores_the_request_is_killed() -> None:
@@ -57,7 +63,12 @@ def test_a_pid_file_names_the_marked_process(tmp_path) -> None:
     with spawn(SLEEPER, "mine") as process:
         file.write(process.pid)
         assert file.read() == process.pid
-        process.kill()
     assert file.read() is None
     file.remove()
     file.remove()
+
+
+def test_processes_are_recognised_from_their_first_moment() -> None:
+    for _ in range(100):  # the kernel shows an empty environment while a program is being started
+        with spawn(SLEEPER, "young") as process:
+            assert processes.carries(process.pid, "young")
