@@ -1,6 +1,7 @@
 """The reconciler: brings on what a death has left lying. Every gateway runs one; they do not harm each other."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from typing import Final
@@ -25,6 +26,7 @@ _UNKNOWN_S: Final = 10.0  # a step that another gateway should have published is
 _TRASH_S: Final = 60.0  # until then a worker may still stand in a folder that was set aside
 _INCOMING_S: Final = 3600.0  # a client may pause that long in an upload
 _HOUSEKEEPING_S: Final = 60.0
+_WAITING_EVERY: Final = 3  # rounds; steps that wait are many, and looking at them hardly ever brings one on
 
 WAITING: Final = Gauge("stdweb_steps_waiting", "Steps held back by fair share", ["step"], registry=REGISTRY)
 
@@ -32,7 +34,7 @@ log = structlog.get_logger()
 
 
 class Reconciler:
-    """Looks at all active runs every few seconds."""
+    """Looks at all active runs every few seconds, and less often at those that fair share holds back."""
 
     def __init__(
         self, settings: GatewaySettings, tasks: Tasks, root: TasksRoot, coordinator: Coordinator, images: Images
@@ -49,9 +51,9 @@ class Reconciler:
 
     async def run(self) -> None:
         """Go on for ever; a store that is away is waited for."""
-        while True:
+        for rounds in itertools.count():
             try:
-                await self.once()
+                await self.once(waiting=rounds % _WAITING_EVERY == 0)
             except StoreAway:
                 log.warning("store away")
             except Exception:
@@ -62,24 +64,31 @@ class Reconciler:
                 # this process stood still: what arrived meanwhile has not been read yet
                 self._coordinator.signs.all_alive()
 
-    async def once(self) -> None:
-        """Bring everything on that needs it."""
+    async def once(self, *, waiting: bool = True) -> None:
+        """Bring everything on that needs it.
+
+        Parameters
+        ----------
+        waiting
+            Whether to look also at steps that fair share holds back.
+        """
         connected = self._coordinator.broker.connected
         if not connected or not self._connected:
             # signs of life could not arrive: nobody may be judged by their absence
             self._coordinator.signs.all_alive()
         self._connected = connected
         at = time.monotonic()  # judged by the beginning, for this process may stand still at any point
-        active = await self._tasks.active()
+        active = await self._tasks.active(waiting=waiting)
         self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
-        _count_waiting(active)
         self._ready, self._depths = _count_ready(active), {}
         for task in active:
             await self._bring_on(task, at)
-        for user, step in await self._coordinator.shares.refill():
-            await self._coordinator.release(user, step)
+        if waiting:
+            _count_waiting(active)
+            for user, step in self._coordinator.shares.refill(active, at):
+                await self._coordinator.release(user, step)
+            await self._coordinator.callbacks.mend({task.run.id for task in active if task.run})
         await self._images.mend(now())
-        await self._coordinator.callbacks.mend({task.run.id for task in active if task.run})
         if time.monotonic() - self._swept > _HOUSEKEEPING_S:
             self._swept = time.monotonic()
             await self.sweep()

@@ -190,12 +190,12 @@ class Coordinator:
             await self.go_on(task)
 
     def _note_wait(self, task: Task) -> None:
-        if held := _held(task):
+        if held := runs.held_back(task):
             self.shares.held(*held, task.id)
 
     async def _release_waiting(self, task: Task) -> None:
         """Look, for a step that has just been held back, whether a place got free as that was written."""
-        if held := _held(task):
+        if held := runs.held_back(task):
             await self.release(*held)
 
     # ---- what the services report
@@ -361,11 +361,3 @@ class Coordinator:
     async def cancel(self, task_id: int, run_id: str) -> int:
         """Cancel a run; see `Cancelling.cancel`."""
         return await self.cancelling.cancel(task_id, run_id)
-
-
-def _held(task: Task) -> tuple[str, str] | None:
-    """Tell whose step of which name fair share holds back; None when it does not."""
-    step = task.run.current if task.run else None
-    if task.run is None or step is None or step.status is not StepStatus.WAITING:
-        return None
-    return task.run.user, step.name

@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..model import Task
 from ..storage import Changed, Tasks
-from .runs import Admit
+from .runs import Admit, held_back
 
-_TRUSTED_S: Final = 0.25  # how long a count is believed; counting anew for every step would cost more than the step
+_TRUSTED_S: Final = 1.0  # how long a count is believed; counting anew for every step would cost more than the step
 
 _FORGOTTEN_S: Final = 60.0
 
@@ -28,20 +29,24 @@ class _Lane:
         Places left of that count.
     writing
         Places that were taken but may not be in the store yet, so that a count may miss them.
+    holding
+        Steps that got no place, while that is being written.
+    waiting
+        Tasks whose step waits, the first first, and when that was noted, on the monotonic clock, seconds.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     counted: float = float("-inf")
     free: int = 0
     writing: int = 0
-    waiting: deque[int] = field(default_factory=deque)
+    holding: int = 0
+    waiting: dict[int, float] = field(default_factory=dict)
 
 
 class FairShare:
     """Decides which steps are released.
 
-    Exact within a gateway. Several gateways may together exceed the limit by what they release within a quarter of a
-    second.
+    Exact within a gateway. Several gateways may together exceed the limit by what they release within a second.
 
     Parameters
     ----------
@@ -63,18 +68,18 @@ class FairShare:
         lane = self._lanes[user, step]
         async with lane.lock:
             # who came first goes first
-            if lane.waiting or not await self._take(lane, user, step):
-                yield lambda _: False  # under the lock: that it waits is known before a place gets free
-                return
-            lane.writing += 1
-        # writes of those who have a place need not wait for one another
+            placed = not lane.waiting and not lane.holding and await self._take(lane, user, step)
+            lane.writing += placed
+            lane.holding += not placed
+        # one write need not wait for another: who finds, having noted that a step waits, a place free, releases it
         try:
-            yield lambda name: name == step
+            yield lambda name: placed and name == step
         except Changed:
-            lane.free += 1  # nothing was written
+            lane.free += placed  # nothing was written
             raise
         finally:
-            lane.writing -= 1
+            lane.writing -= placed
+            lane.holding -= not placed
 
     @asynccontextmanager
     async def place(self, user: str, step: str) -> AsyncIterator[int | None]:
@@ -83,7 +88,8 @@ class FairShare:
         async with lane.lock:
             task_id = None
             if lane.waiting and await self._take(lane, user, step) and lane.waiting:
-                task_id = lane.waiting.popleft()
+                task_id = next(iter(lane.waiting))
+                del lane.waiting[task_id]
             lane.writing += task_id is not None
         try:
             yield task_id
@@ -108,18 +114,33 @@ class FairShare:
 
     def held(self, user: str, step: str, task_id: int) -> None:
         """Note that a step waits."""
-        self._lanes[user, step].waiting.append(task_id)
+        self._lanes[user, step].waiting[task_id] = time.monotonic()
 
-    async def refill(self) -> list[tuple[str, str]]:
-        """Read from the store who waits; other gateways hold steps back too. Lists users and steps that wait."""
-        found: dict[tuple[str, str], deque[int]] = {}
-        for user, step, task_id, _ in await self._tasks.waiting():
-            found.setdefault((user, step), deque()).append(task_id)
+    def refill(self, active: Sequence[Task], since: float) -> list[tuple[str, str]]:
+        """Note who waits according to the store; other gateways hold steps back too.
+
+        Parameters
+        ----------
+        active
+            All tasks with a run that has not ended.
+        since
+            When the store was asked for them, on the monotonic clock, seconds.
+
+        Returns
+        -------
+        list
+            Users and steps that wait.
+        """
+        found: defaultdict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        for task in sorted(active, key=lambda task: (task.run.at if task.run else task.created, task.id)):
+            if key := held_back(task):
+                found[key][task.id] = since
         for key, lane in list(self._lanes.items()):
-            lane.waiting = found.get(key, deque())
-            busy = lane.waiting or lane.writing or lane.lock.locked()
+            noted = {task_id: at for task_id, at in lane.waiting.items() if at >= since}
+            lane.waiting = found.pop(key, {}) | noted
+            busy = lane.waiting or lane.writing or lane.holding or lane.lock.locked()
             if not busy and time.monotonic() - lane.counted > _FORGOTTEN_S:
                 del self._lanes[key]  # a user who has gone home
         for key, waiting in found.items():
             self._lanes[key].waiting = waiting
-        return list(found)
+        return [key for key, lane in self._lanes.items() if lane.waiting]

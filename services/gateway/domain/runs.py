@@ -267,6 +267,14 @@ def current_of(task: Task | None, run_id: str, step_id: str) -> RunStep | None:
     return step if step is not None and step.id == step_id else None
 
 
+def held_back(task: Task) -> tuple[str, str] | None:
+    """Tell whose step of which name fair share holds back; None when it does not."""
+    step = task.run.current if task.run else None
+    if task.run is None or step is None or step.status is not StepStatus.WAITING:
+        return None
+    return task.run.user, step.name
+
+
 def settle_cancel(task: Task, step: RunStep, manifest: Manifest | None, at: datetime) -> tuple[Task, int]:
     """End a run that is closed to reports.
 

@@ -110,10 +110,12 @@ def released(user: str, step: str) -> str:
     return f"r|{user}|{step}"
 
 
-WAITING: Final = "w|"
+_WAITING: Final = "w|"
 PENDING: Final = "p"
 ACTIVE: Final = {"$gte": "r|", "$lt": "x"}
 """Selects tasks with a run that has not ended by their mark."""
+RELEASED: Final = {"$gte": "r|", "$lt": "s"}
+"""Selects those of them whose step is not held back."""
 
 
 def resting(state: str) -> str:
@@ -126,7 +128,7 @@ def _work(task: Task) -> str:
     step = task.run.current if task.run else None
     if task.run and step:
         mark = released(task.run.user, step.name)
-        return mark if step.status is not StepStatus.WAITING else WAITING + mark[2:]
+        return mark if step.status is not StepStatus.WAITING else _WAITING + mark[2:]
     return PENDING if task.pending else resting(task.state)
 
 

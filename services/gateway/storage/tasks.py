@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Final
 
 from pymongo.errors import DuplicateKeyError
@@ -13,7 +12,7 @@ from ..model import Run, Task
 from .codec import (
     ACTIVE,
     PENDING,
-    WAITING,
+    RELEASED,
     released,
     resting,
     run_from_doc,
@@ -167,24 +166,22 @@ class Tasks:
 
     # ---- runs
 
-    async def active(self) -> list[Task]:
-        """List the tasks with a run that has not ended; without their configs."""
+    async def active(self, *, waiting: bool = True) -> list[Task]:
+        """List the tasks with a run that has not ended; without their configs.
+
+        Parameters
+        ----------
+        waiting
+            Whether also those are listed whose step is held back by fair share.
+        """
         async with answering():
-            cursor = self._tasks.find({"work": ACTIVE}, dict.fromkeys(_ACTIVE, 1))
+            cursor = self._tasks.find({"work": ACTIVE if waiting else RELEASED}, dict.fromkeys(_ACTIVE, 1))
             return [task_from_doc(doc) for doc in await cursor.to_list(None)]
 
     async def released(self, user: str, step: str) -> int:
         """Count the steps of a user that are in a queue or being worked on."""
         async with answering():
             return len(await self._tasks.find({"work": released(user, step)}, {"_id": 1}).to_list(None))
-
-    async def waiting(self) -> list[tuple[str, str, int, datetime]]:
-        """List the steps that fair share holds back: user, step, task, and when the run began; the oldest first."""
-        async with answering():
-            cursor = self._tasks.find({"work": {"$gte": WAITING, "$lt": "x"}}, {"work": 1, "run.at": 1})
-            docs = await cursor.to_list(None)
-        found = [(*doc["work"][2:].rsplit("|", 1), doc["_id"], doc["run"]["at"]) for doc in docs]
-        return sorted(found, key=lambda item: (item[3], item[2]))
 
     async def pending(self) -> list[Task]:
         """List the tasks with an image change that has begun."""
