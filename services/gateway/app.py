@@ -11,13 +11,14 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_protocol import RequestHandler
 
 from shared.broker import Broker
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
-from . import keys
+from . import errors, keys
 from .deliver import Deliverer, Sender
 from .domain.auth import Auth
 from .domain.callbacks import Callbacks
@@ -187,7 +188,9 @@ class _JsonHandler(RequestHandler):
     ) -> web.StreamResponse:
         """Answer, and close the connection."""
         super().handle_error(request, status, exc, message)
-        response = error_response(status, uuid.uuid4().hex)
+        packed = isinstance(exc, ContentEncodingError)  # in a way that aiohttp knows and cannot undo here
+        detail = errors.UNKNOWN_ENCODING if packed else None
+        response = error_response(415 if packed else status, uuid.uuid4().hex, detail)
         response.force_close()
         return response
 

@@ -11,6 +11,8 @@ RETRY_AFTER_S: Final = 5
 DAMAGED: Final = "The body of the request is damaged, or ended too early."
 DISK_FULL: Final = "The disk of the server is full; tell its administrator, or try again later."
 
+UNKNOWN_ENCODING: Final = "A body may be sent as it is, or packed once: Content-Encoding gzip or deflate."
+
 STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (domain.Invalid, 400),
     (domain.Unauthenticated, 401),

@@ -70,6 +70,18 @@ async def test_every_error_is_json(site: Gateway, ann: Client) -> None:
             assert (await ann.call(method, path, **{**options, **body}))[0] == expected, options
 
 
+@pytest.mark.parametrize("packing", ["br", "zstd", "exi", "gzip, gzip", "compress"])
+async def test_a_body_packed_in_an_unknown_way_is_415(ann: Client, packing: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": packing}
+    body = {"data": b'{"original_name": "a"}', "headers": headers}
+    status, answer = await ann.call("POST", "/tasks/", **body)
+    assert (status, "gzip" in answer["detail"]) == (415, True)
+    assert await ann.ok("GET", "/tasks/") == []
+    assert (await ann.call("POST", "/tasks/", **{**body, "headers": {**headers, "Content-Encoding": "identity"}}))[
+        0
+    ] == 201
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [

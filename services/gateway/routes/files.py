@@ -17,6 +17,7 @@ from .. import errors
 from ..domain.errors import Invalid, Missing
 from ..keys import FILES, REQUEST_ID, TASKS, USER
 from .operation import ANY, Operation
+from .ranges import without_ignored
 from .replies import iso, reply, task_id_of
 from .schemas import FileRow, Stored
 from .sendfile import send_file
@@ -26,7 +27,7 @@ _TYPES = {".fits": "application/fits", ".vot": "application/x-votable+xml", ".re
 
 
 class OpenFile(web.FileResponse):
-    """Sends a file from its open descriptor, so that no other can take its place; ranges and ETag are aiohttp's."""
+    """Sends a file from its open descriptor, so that no other can take its place; conditions are aiohttp's."""
 
     def __init__(self, request: web.Request, fd: int, name: str) -> None:
         self._fd = fd
@@ -41,6 +42,8 @@ class OpenFile(web.FileResponse):
         plain = guessed if guessed and not encoding else "application/octet-stream"
         self.content_type = _TYPES.get(os.path.splitext(name)[1], plain)
         self.headers["X-Content-Type-Options"] = "nosniff"
+        # a browser may keep it for its own user, who may be shut out or log out: to be asked for again, by its tag
+        self.headers["Cache-Control"] = "private, no-cache"
 
     def set_status(self, status: int, reason: str | None = None) -> None:
         """Set the status; an error, such as a bad range, gets the form of all errors."""
@@ -72,7 +75,9 @@ class OpenFile(web.FileResponse):
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send headers and file, and close it."""
         try:
-            return await super().prepare(request)
+            status = os.fstat(self._fd)
+            # named as aiohttp names it
+            return await super().prepare(without_ignored(request, f"{status.st_mtime_ns:x}-{status.st_size:x}"))
         finally:
             os.close(self._fd)
 

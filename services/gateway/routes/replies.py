@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..domain.errors import Invalid, Missing, TooLarge, Unsupported
+from ..errors import UNKNOWN_ENCODING
 from ..keys import COORDINATOR, SETTINGS, USER
 from ..model import Task
 
@@ -21,6 +22,22 @@ _MAX_ID: Final = 2**53
 
 UNREADABLE: Final = (ValueError, LookupError, RuntimeError, AssertionError, EOFError, HttpProcessingError)
 """What aiohttp raises for a form that is damaged, or in a charset or an encoding that nobody knows."""
+
+
+_ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate"})
+
+
+def check_encoding(request: web.Request) -> None:
+    """Refuse a body that is packed in a way that nobody here undoes; it would be taken as it is.
+
+    Raises
+    ------
+    Unsupported
+        Naming what is understood.
+    """
+    given = ", ".join(request.headers.getall("Content-Encoding", ())).strip()
+    if given.lower() not in _ENCODINGS and request.body_exists:
+        raise Unsupported(UNKNOWN_ENCODING)
 
 
 def check_parts(count: int) -> None:
@@ -122,6 +139,7 @@ async def read_fields(request: web.Request) -> Mapping[str, Any]:
     Unsupported
         When it is neither JSON nor a form.
     """
+    check_encoding(request)
     kind = request.content_type
     if kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
         try:

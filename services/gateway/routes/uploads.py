@@ -14,7 +14,7 @@ from ..domain.errors import Invalid, Missing, TooLarge, Unavailable
 from ..domain.making import NewTask, extension_of
 from ..domain.room import DISK_FULL, Room
 from ..keys import DATA, ROOM, ROOT
-from .replies import UNREADABLE, add_field, check_parts, read_fields
+from .replies import UNREADABLE, add_field, check_encoding, check_parts, read_fields
 
 _PIECE: Final = 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
 _MAX_FIELD: Final = 300 * 1024
@@ -35,6 +35,7 @@ async def _receive(request: web.Request, upload: Path) -> NewTask:
     room = request.app[ROOM]
     if request.content_type != "multipart/form-data":
         return await _with_local(request, await read_fields(request), upload, room)
+    check_encoding(request)
     room.check_size((request.content_length or 0) - _MAX_FIELDS_BYTES)
     await asyncio.to_thread(room.check, request.content_length or 0)
     fields: dict[str, str] = {}
