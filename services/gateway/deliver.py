@@ -163,7 +163,8 @@ class Sender:
             host = check_url(url, FIELD, self._also).hostname
         except Invalid as error:
             raise NotSent(error.detail) from None
-        if host is None or host != target.host:
+        # as it is written: of a name in another script both have the form that name servers know
+        if host is None or host != (target.raw_host or "").lower():
             raise NotSent("the host is written in a way that programs read differently")
         if literal(host) is not None:
             return [host]

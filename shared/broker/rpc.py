@@ -8,13 +8,15 @@ from typing import Any, Final
 import structlog
 from pydantic import BaseModel
 
-from ..contracts.rpc import Rpc
+from ..contracts.rpc import Refusal, Rpc
 from .interface import Answer, BrokerUnavailable, Consumer, Delivery, Depth, Handler, NoAnswer
 
 log = structlog.get_logger(__name__)
 
 _LOOK_AFTER_S: Final = 1.0
 """An answer that takes longer makes the asker look whether anybody serves the queue at all."""
+
+_FAULT: Final = Refusal(code="internal", error="The service failed because of a fault of its own.", status="fault")
 
 Send = Callable[[str, bytes, str, str, float], Awaitable[None]]
 """Sends to a queue: name, body, message id, queue for the answer, and for how long it is of use, seconds."""
@@ -99,13 +101,16 @@ async def serve(
     async def handle(delivery: Delivery) -> None:
         try:
             reply = await answer(delivery.body)
-            if delivery.reply_to:
-                body = reply.model_dump_json().encode()
-                await send(delivery.reply_to, body, delivery.message_id, "", rpc.time_limit_s)
-        except BrokerUnavailable as error:
-            log.warning("answer not sent", rpc=rpc.name, error=str(error))
         except Exception:
+            # who asks need not wait in vain
             log.exception("request not answered", rpc=rpc.name, message_id=delivery.message_id)
+            reply = _FAULT
+        if delivery.reply_to:
+            body = reply.model_dump_json().encode()
+            try:
+                await send(delivery.reply_to, body, delivery.message_id, "", rpc.time_limit_s)
+            except BrokerUnavailable as error:
+                log.warning("answer not sent", rpc=rpc.name, error=str(error))
         await delivery.ack()
 
     return await consume(rpc.queue, handle)

@@ -314,8 +314,8 @@ def _still_there(hdus: fits.HDUList, ext: int | None) -> int | None:
     if made_of != ext:
         raise DataError(
             "other_extension",
-            f"Extension {ext} is asked for, but the image was made of extension {made_of} before. Run cleanup to get "
-            "the whole file back, or upload it again.",
+            f"Extension {ext} is asked for, but the image was made of extension {made_of} before. Change ext to "
+            f"{made_of}, or upload the whole file again.",
         )
     return None
 

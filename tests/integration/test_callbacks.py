@@ -104,6 +104,17 @@ async def test_the_end_of_a_run_is_told_and_signed(site: Gateway, ann: Client, t
     assert not {"url", "body", "due"} & kept.keys()  # what may be secret goes when it is not needed any more
 
 
+async def test_others_see_only_where_it_goes(site: Gateway, there: Receiver) -> None:
+    async with site.client("eve", groups=["survey"]) as eve, site.client("bob", groups=["survey"]) as bob:
+        await _secret(eve)
+        task = await eve.new_task(groups="survey")
+        await _start(eve, task, f"{there.url}/T0/B1/secret")
+        callback = await _callback(eve, task, "delivered")
+        assert callback["url"] == f"{there.url}/T0/B1/secret"
+        (row,) = await bob.ok("GET", f"/tasks/{task}/runs/")
+        assert row["callback"] == {**callback, "url": there.url.removesuffix("done")}
+
+
 async def test_how_runs_end_otherwise_is_told_too(site: Gateway, ann: Client, there: Receiver) -> None:
     await _secret(ann)
     site.worker.fail, site.worker.hold = {"inspect": "no image plane"}, {"photometry"}
@@ -311,6 +322,13 @@ async def test_names_that_lead_inside_are_not_called(there: Receiver, addresses:
     with pytest.raises(NotSent, match="not public"):
         await sender.post(f"http://receiver.example:{there.port}/done", b"{}", {})
     assert there.calls == []
+
+
+@pytest.mark.parametrize("host", ["xn--bcher-kva.example", "Tests.EXAMPLE"])
+async def test_names_in_every_spelling_are_called(there: Receiver, host: str) -> None:
+    names = Names(["127.0.0.1"])
+    assert await Sender(LOOPBACK, names).post(f"http://{host}:{there.port}/done", b"{}", {}) == 200
+    assert names.asked == [(host.lower(), there.port)]
 
 
 async def test_what_the_system_resolves_is_checked_too(there: Receiver) -> None:

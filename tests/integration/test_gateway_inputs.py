@@ -116,6 +116,16 @@ async def test_a_damaged_body_is_bad_input(ann: Client, kind: str, body: bytes, 
     assert (await ann.ok("GET", f"/tasks/{task}/"))["title"] == ""
 
 
+async def test_only_short_literals_are_read(ann: Client) -> None:
+    task = await ann.new_task()
+    for count, expected in ((500, 200), (30_000, 400)):  # reading the second one would take half a second
+        literal = "{" + "'a': 1," * count + "}"
+        status, answer = await ann.call("PATCH", f"/tasks/{task}/", json={"config": literal})
+        assert status == expected, answer
+    assert "16 KiB" in answer["detail"]
+    assert (await ann.ok("PATCH", f"/tasks/{task}/", json={"config": json.dumps({"a": "x" * 100_000})}))["config"]["a"]
+
+
 @pytest.mark.parametrize("depth", [15, 400, 900, 100_000])
 async def test_a_step_that_is_no_text_is_refused(ann: Client, depth: int) -> None:
     task = await ann.new_task()

@@ -83,5 +83,5 @@ def test_what_cannot_be_taken(mosaic, ext, words):
 
 def test_another_extension_needs_the_whole_file(mosaic):
     run_inspect(mosaic, ext=1)
-    with pytest.raises(DataError, match="Run cleanup"):
+    with pytest.raises(DataError, match=r"Change ext to \d, or upload the whole file"):
         again(mosaic, ext=2)

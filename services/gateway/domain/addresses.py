@@ -109,3 +109,8 @@ def check_url(url: str, field: str, also: Collection[Network]) -> SplitResult:
 def shown(url: str) -> str:
     """Leave out of an address what may be secret: the query."""
     return urlsplit(url)._replace(query="").geturl()
+
+
+def site_of(url: str) -> str:
+    """Leave of an address only the scheme, the host and the port."""
+    return urlsplit(url)._replace(path="/", query="").geturl()

@@ -14,6 +14,7 @@ from .errors import Invalid
 
 MAX_STEPS: Final = 32
 _MAX_DEPTH: Final = 16
+_MAX_LITERAL: Final = 16 * 1024  # Python takes a hundred times as long as JSON, and everybody waits
 
 
 def parse(value: object, name: str = "config") -> dict[str, Any]:
@@ -58,6 +59,8 @@ def _parse_text(text: str, name: str) -> object:
         raise Invalid.field(name, f"may be nested at most {_MAX_DEPTH} deep") from None
     except ValueError:
         pass
+    if len(text) > _MAX_LITERAL:
+        raise Invalid.field(name, f"is no JSON; a Python literal may have at most {_MAX_LITERAL // 1024} KiB")
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

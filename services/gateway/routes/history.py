@@ -5,9 +5,10 @@ from pydantic import Field
 
 from shared.contracts.results import Measurements
 
+from ..domain.addresses import site_of
 from ..domain.results import measurements
 from ..keys import CALLBACKS, ROOT, TASKS, USER
-from ..model import Run, RunStep
+from ..model import Run, RunStep, User
 from ..storage.callbacks import Status
 from .operation import Operation, read_query
 from .replies import iso, reply, task_id_of
@@ -41,11 +42,12 @@ def _step(step: RunStep) -> dict[str, object]:
     }
 
 
-def _callback(run: Run, status: Status | None) -> dict[str, object] | None:
+def _callback(run: Run, status: Status | None, user: User) -> dict[str, object] | None:
     if run.callback is None:
         return None
+    own = user.is_staff or user.name == run.user
     return {
-        "url": run.callback,
+        "url": run.callback if own else site_of(run.callback),  # with many services the path is the secret
         "state": status.state if status else None,
         "attempts": status.attempts if status else 0,
         "problem": status.problem if status else None,
@@ -54,7 +56,7 @@ def _callback(run: Run, status: Status | None) -> dict[str, object] | None:
     }
 
 
-def _run(run: Run, status: Status | None) -> dict[str, object]:
+def _run(run: Run, status: Status | None, user: User) -> dict[str, object]:
     return {
         "id": run.id,
         "state": run.status,
@@ -65,7 +67,7 @@ def _run(run: Run, status: Status | None) -> dict[str, object]:
         "error": run.error,
         "config": run.asked,
         "steps": [_step(step) for step in run.steps],
-        "callback": _callback(run, status),
+        "callback": _callback(run, status, user),
     }
 
 
@@ -75,7 +77,7 @@ async def runs(request: web.Request) -> web.Response:
     task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
     found = await request.app[TASKS].history(task, limit)
     statuses = await request.app[CALLBACKS].statuses(found)
-    return reply([_run(run, statuses.get(run.id)) for run in found])
+    return reply([_run(run, statuses.get(run.id), request[USER]) for run in found])
 
 
 async def results(request: web.Request) -> web.Response:

@@ -180,7 +180,7 @@ class RunStepRow(Answer):
 class CallbackRow(Answer):
     """What became of telling an address of the end of a run."""
 
-    url: str = Field(description="Without its query")
+    url: str = Field(description="Without its query; for others than who asked, and staff, without its path, too")
     state: Literal["waiting", "pending", "delivered", "given_up"] | None = Field(
         description="For the end of the run; for an attempt; no attempt follows; null when it is long ago"
     )
