@@ -4,7 +4,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 from aiohttp import web
@@ -94,6 +94,8 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
 
 
 def _explain(request: web.Request, error: Exception, request_id: str) -> web.Response:
+    if request.writer.output_size > 0:
+        _break_off(request, error)
     status = errors.status_of(error)
     if isinstance(error, Refused):
         if error.__cause__ is not None:
@@ -109,6 +111,15 @@ def _explain(request: web.Request, error: Exception, request_id: str) -> web.Res
         return error_response(status, request_id)
     log.warning("request refused", method=request.method, path=request.path, error=repr(error))
     return error_response(status, request_id, errors.DISK_FULL if isinstance(error, OSError) else None)
+
+
+def _break_off(request: web.Request, error: Exception) -> NoReturn:
+    """End a connection, so that the client does not take a part for the whole; an error has no place in its middle."""
+    if not isinstance(error, ConnectionError):
+        log.error("answer broken off", method=request.method, path=request.path, exc_info=error)
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionAbortedError from error
 
 
 @web.middleware

@@ -96,6 +96,12 @@ def describe(operations: Iterable[Operation], version: str) -> dict[str, Any]:
                     "description": "`Token <token>`",
                 },
                 "session": {"type": "apiKey", "in": "cookie", "name": "sessionid"},
+                "csrf": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-CSRFToken",
+                    "description": "The value of the cookie `csrftoken`; goes with the session where something changes",
+                },
             },
         },
     }
@@ -153,6 +159,8 @@ def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dic
         described["description"] = "\n".join(line.strip() for line in more.strip().splitlines())
     if operation.public:
         described["security"] = []
+    elif operation.method != "GET":
+        described["security"] = [{"token": []}, {"session": [], "csrf": []}]
     if body := _body(operation, schemas.get((id(operation), "body"))):
         described["requestBody"] = body
     if operation.told is not None:
@@ -257,7 +265,7 @@ def _good(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str
 def _responses(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
     statuses = {500, 503, *operation.errors}
     if not operation.public:
-        statuses.add(401)
+        statuses |= {401} if operation.method == "GET" else {401, 403}  # a session without its proof
     if operation.query or operation.body or operation.upload or operation.keyed:
         statuses.add(400)
     if operation.body or operation.upload:

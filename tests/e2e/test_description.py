@@ -68,6 +68,17 @@ def test_the_document_is_valid_and_whole(document: dict) -> None:
                 assert "content" in said or status in {"204", "304"}, (method, path, status)
 
 
+def test_what_changes_something_needs_a_proof_with_a_session(document: dict) -> None:
+    assert document["components"]["securitySchemes"]["csrf"]["name"] == "X-CSRFToken"
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            asked = operation.get("security", document["security"])
+            if asked and method != "get":
+                assert ({"session": [], "csrf": []} in asked, "403" in operation["responses"]) == (True, True), path
+            else:
+                assert not any("csrf" in one for one in asked), path
+
+
 def test_the_page_shows_every_operation_in_a_browser(site: Stack, document: dict, tmp_path: Path) -> None:
     command = [
         "chromium",

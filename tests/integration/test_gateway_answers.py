@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.app import Runner, build_app
+from services.gateway.middlewares import answer_errors
 from services.gateway.storage import Store
 from shared.broker.memory import MemoryBroker
 from shared.settings import GatewaySettings
@@ -141,3 +142,28 @@ async def test_health_and_metrics(site: Gateway, ann: Client) -> None:
                 assert (response.status, (await response.json())["status"]) == (200, "ok")
         async with session.get(root + "/metrics") as response:
             assert "stdweb_request_seconds_count" in await response.text()
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole() -> None:
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 100  # as much as the answer with the error would fill
+        await response.prepare(request)
+        await response.write(b"[1, ")
+        raise ArithmeticError
+
+    app = web.Application(middlewares=[answer_errors])
+    app.router.add_get("/", break_off)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{runner.addresses[0][1]}/") as got,
+        ):
+            assert got.status == 200
+            with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+                await got.read()
+    finally:
+        await runner.cleanup()

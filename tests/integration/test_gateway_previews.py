@@ -1,6 +1,7 @@
 """Previews and cutouts through the REST API; the preview service's own code answers, in this process."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from stdpipe.cutouts import get_cutout, write_cutout
 
 from services.preview.files import Volume
 from services.preview.renderer import answer
-from shared.contracts.preview import PICTURE_REQUEST, PictureMade
+from shared.contracts.preview import CACHE_FOLDER, PICTURE_REQUEST, PictureMade, picture_key, picture_name
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.previews import COLUMNS, ROWS, pixels, scene, write
@@ -178,3 +179,32 @@ async def test_a_fault_of_the_service_is_told_as_one(ann: Client, task: int, ser
     assert "secret" not in content["detail"]
     service.refuse = Refusal(code="disk_full", error="There is no space.", status="later")
     assert (await ann.call("GET", f"/tasks/{task}/preview/image.fits"))[0] == 503
+
+
+async def test_a_large_picture_takes_no_memory(site: Gateway, ann: Client, task: int) -> None:
+    size = 48 * 2**20
+
+    async def huge(body: bytes) -> PictureMade:
+        request = PICTURE_REQUEST.validate_json(body)
+        with Volume(site.data_dir).open(request.task_id, request.path) as (image, _):
+            key = picture_key(request.options, image.status, None)
+        with (site.data_dir / CACHE_FOLDER / picture_name(key, request.options)).open("wb") as file:
+            file.truncate(size)
+        return PictureMade(key=key, size=size)
+
+    await site.broker.serve(PREVIEW_RENDER, huge, prefetch=1)
+    got = 0
+    tracemalloc.start()
+    try:
+        async with ann.session.get(f"{ann.url}/tasks/{task}/preview/image.fits") as response:
+            assert (response.status, response.content_type) == (200, "image/jpeg")
+            assert response.headers["X-Request-ID"]
+            async for piece in response.content.iter_chunked(2**16):
+                got += len(piece)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert got == size
+    assert peak < 12 * 2**20
+    async with ann.session.head(f"{ann.url}/tasks/{task}/preview/image.fits") as response:
+        assert (response.status, int(response.headers["Content-Length"])) == (200, size)

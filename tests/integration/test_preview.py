@@ -159,21 +159,27 @@ def running(rabbit: TestBroker, tmp_path: Path) -> Iterator[Running]:
     service.process.wait()
 
 
+async def drawn(previews: Previews, source: Source, options: PreviewOptions, request_id: str) -> tuple[str, bytes]:
+    key, picture = await previews.picture(source, options, request_id)
+    with picture:
+        return key, picture.read()
+
+
 async def test_the_service_draws_refuses_and_ends(running: Running) -> None:
     url = running._env["STDWEB_AMQP_URL"]
     await running.ready()
     async with connected(url) as broker:
         previews = Previews(running.root, running.folder / "volume", broker)
-        key, picture = await previews.picture(running.source(), PreviewOptions(width=64), "request-1")
+        key, picture = await drawn(previews, running.source(), PreviewOptions(width=64), "request-1")
         assert pixels(picture).shape == (48, 64, 4)
-        assert (await previews.picture(running.source(), PreviewOptions(width=64), ""))[0] == key
+        assert (await drawn(previews, running.source(), PreviewOptions(width=64), ""))[0] == key
         with pytest.raises(Invalid, match="colour map") as caught:
-            await previews.picture(running.source(), PreviewOptions(cmap="none"), "")
+            await drawn(previews, running.source(), PreviewOptions(cmap="none"), "")
         assert list(caught.value.errors) == ["cmap"]
         with pytest.raises(Missing):
-            await previews.picture(Source(1, "gone.fits", running.source().image), PreviewOptions(), "")
+            await drawn(previews, Source(1, "gone.fits", running.source().image), PreviewOptions(), "")
         options = [PreviewOptions(width=width) for width in range(100, 140)]
-        made = await asyncio.gather(*(previews.picture(running.source(), one, "") for one in options))
+        made = await asyncio.gather(*(drawn(previews, running.source(), one, "") for one in options))
         assert len({one for one, _ in made}) == 40
         status, metrics = await running.get("/metrics")
         assert status == 200
@@ -183,9 +189,9 @@ async def test_the_service_draws_refuses_and_ends(running: Running) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(running.process.wait, 30) == 0
         # what is in the cache needs no service
-        assert (await previews.picture(running.source(), PreviewOptions(width=64), ""))[1] == picture
+        assert (await drawn(previews, running.source(), PreviewOptions(width=64), ""))[1] == picture
         with pytest.raises(Unavailable):
-            await previews.picture(running.source(), PreviewOptions(width=65), "")
+            await drawn(previews, running.source(), PreviewOptions(width=65), "")
 
 
 async def test_nothing_outlives_the_service_and_the_next_one_goes_on(running: Running) -> None:
@@ -199,4 +205,4 @@ async def test_nothing_outlives_the_service_and_the_next_one_goes_on(running: Ru
     await running.ready()
     async with connected(running._env["STDWEB_AMQP_URL"]) as broker:
         previews = Previews(running.root, running.folder / "volume", broker)
-        await previews.picture(running.source(), PreviewOptions(), "")
+        await drawn(previews, running.source(), PreviewOptions(), "")

@@ -11,7 +11,6 @@ from shared.broker.topology import topology
 from shared.contracts.rpc import PREVIEW_RENDER, RPCS, Refusal, Request
 
 REQUEST = Request(at=datetime(2026, 1, 1, tzinfo=UTC), request_id="r1")
-QUICK = PREVIEW_RENDER.model_copy(update={"time_limit_s": 0.1})
 
 
 async def answer(body: bytes) -> Refusal:

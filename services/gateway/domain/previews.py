@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from pydantic import ValidationError
 
@@ -104,8 +104,8 @@ class Previews:
         os.close(fd)
         return status
 
-    async def picture(self, source: Source, options: PictureOptions, request_id: str) -> tuple[str, bytes]:
-        """Give the picture of a file.
+    async def picture(self, source: Source, options: PictureOptions, request_id: str) -> tuple[str, BinaryIO]:
+        """Open the picture of a file.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Previews:
         Returns
         -------
         key, picture
-            Its name, which changes whenever the picture does; the JPEG or PNG.
+            Its name, which changes whenever the picture does; the JPEG or PNG, which the caller closes.
 
         Raises
         ------
@@ -129,21 +129,21 @@ class Previews:
             When the service gave no answer.
         """
         key = key_of(source, options)
-        picture = await asyncio.to_thread(self._read, picture_name(key, options))
+        picture = await asyncio.to_thread(self._open, picture_name(key, options))
         if picture is None:
             key = (await self._made(source, options, request_id)).key
             picture = await self._appearing(picture_name(key, options))
         return key, picture
 
-    def _read(self, name: str) -> bytes | None:
+    def _open(self, name: str) -> BinaryIO | None:
         try:
-            return (self._cache / name).read_bytes()
+            return (self._cache / name).open("rb")
         except FileNotFoundError:
             return None
 
-    async def _appearing(self, name: str) -> bytes:
+    async def _appearing(self, name: str) -> BinaryIO:
         end = time.monotonic() + _APPEARS_S
-        while (picture := await asyncio.to_thread(self._read, name)) is None:
+        while (picture := await asyncio.to_thread(self._open, name)) is None:
             if time.monotonic() > end:
                 raise Unavailable("The picture cannot be read; try again later.")
             await asyncio.sleep(_LOOK_S)

@@ -44,7 +44,7 @@ async def _answer(request: web.Request, path: str) -> web.StreamResponse:
     return OpenFile(request, fd, bare.rsplit("/", 1)[-1])
 
 
-async def _show(request: web.Request, path: str) -> web.Response:
+async def _show(request: web.Request, path: str) -> web.StreamResponse:
     fd = await request.app[DATA].open(path)
     try:
         status = os.fstat(fd)

@@ -13,7 +13,6 @@ from ..domain.listing import Wanted
 from ..domain.tasks import MAX_TEXT
 from ..keys import LISTING, ONCE, TASKS, USER
 from ..model import Task
-from ..storage import StoreAway
 from .operation import Operation, read_query
 from .proxies import public_url
 from .replies import full, idempotency_key, listed, read_fields, reply, task_id_of
@@ -114,15 +113,10 @@ async def _whole(request: web.Request, pieces: AsyncIterator[list[Task]]) -> web
     if request.method == "HEAD":
         return response
     sent = 0
-    try:
-        while following is not None:
-            sent += await _send(response, first, sent)
-            first, following = following, await anext(pieces, None)
-        await _send(response, first, sent)
-    except StoreAway:
-        if request.transport is not None:
-            request.transport.abort()  # so that the client does not take a part for the whole
-        return response
+    while following is not None:
+        sent += await _send(response, first, sent)
+        first, following = following, await anext(pieces, None)
+    await _send(response, first, sent)
     await response.write(b"]")
     await response.write_eof()
     return response
