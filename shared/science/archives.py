@@ -6,15 +6,14 @@ all replicas know the same. The folder may be emptied at any time.
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, Final, TypeVar
+from tempfile import NamedTemporaryFile, SpooledTemporaryFile
+from typing import IO, Any, Final, TypeVar
 
 import certifi
 import requests
@@ -30,6 +29,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S: Final = 10.0
 SILENCE_TIMEOUT_S: Final = 60.0  # VizieR thinks for a while before the first byte of a dense field
 MAX_ANSWER_BYTES: Final = 512 * 1024**2
+MEMORY_BYTES: Final = 32 * 1024**2
+"""Larger answers are kept on disk until they are read."""
 BREAKER_FAILURES: Final = 3
 BREAKER_PAUSE_S: Final = 20.0
 SERVER_FAULT: Final = 500
@@ -69,7 +70,12 @@ class Archive:
 VIZIER: Final = Archive("vizier", "VizieR", 120.0)
 SESAME: Final = Archive("sesame", "Sesame", 15.0)
 TNS: Final = Archive("tns", "the transient name resolver", 15.0, attempts=2)
+XMATCH: Final = Archive("xmatch", "CDS XMatch", 120.0)
+SKYBOT: Final = Archive("skybot", "SkyBoT", 60.0)
 HIPS: Final = Archive("hips2fits", "hips2fits", 20.0, attempts=1)  # pictures beside results are not worth waiting for
+HIPS_TEMPLATES: Final = Archive("hips2fits", "hips2fits", 120.0)  # the same service, and no result without it
+PS1: Final = Archive("ps1", "the Pan-STARRS archive", 300.0)  # 60 MB a file
+LEGACY: Final = Archive("legacysurvey", "the Legacy Survey archive", 300.0)
 
 
 def apply_ca_bundle(path: Path | None) -> None:
@@ -115,8 +121,8 @@ class _BoundedAdapter(HTTPAdapter):
             response.raise_for_status()
         return response
 
-    def _read(self, response: requests.Response, end: float) -> io.BytesIO:
-        body = io.BytesIO()
+    def _read(self, response: requests.Response, end: float) -> IO[bytes]:
+        body = SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115  the response's reader closes it
         while chunk := response.raw.read1(65536, decode_content=True):
             body.write(chunk)
             if time.monotonic() > end:

@@ -116,7 +116,7 @@ def read_image(path: Path, ext: int | None = None) -> tuple[NDArray[np.float32],
     with open_plane(path, ext=ext) as plane, quiet_fits():
         with _reading():
             image = _scaled(plane)
-        return _unscale_asinh(image, plane.header), plane.header
+        return unscale_asinh(image, plane.header), plane.header
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,8 @@ def _scaled(plane: Plane) -> NDArray[np.float32]:
     return image
 
 
-def _unscale_asinh(image: NDArray[np.float32], header: fits.Header) -> NDArray[np.float32]:
+def unscale_asinh(image: NDArray[np.float32], header: fits.Header) -> NDArray[np.float32]:
+    """Give a plane in linear units, and take the cards of the asinh scaling out of its header; others stay."""
     offset, soften = header.get("BOFFSET"), header.get("BSOFTEN")
     if not isinstance(offset, int | float) or not isinstance(soften, int | float):
         return image
