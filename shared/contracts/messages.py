@@ -81,6 +81,7 @@ class StepProgress(Report):
     fraction: float = Field(ge=0, le=1)
     phase: str = ""
     log: tuple[str, ...] = ()
+    logged: int = Field(0, ge=0, description="Lines of the attempt's log so far, these included")
 
 
 class Cancel(Message):

@@ -89,6 +89,7 @@ class WorkedAttempt:
         self._execution: Execution | None = None
         self._stop: Stop | None = None
         self._starting: asyncio.TimerHandle | None = None
+        self._logged = 0
         self._started: asyncio.Task[None] | None = None
 
     async def stop(self, why: Stop) -> None:
@@ -200,10 +201,16 @@ class WorkedAttempt:
         if self._execution is None or not (always or self._execution.live.news):
             return
         live = self._execution.live
+        self._logged += len(live.lines)
         lines, live.lines = live.lines[-_MAX_LINES:], []
         live.news = False
         progress = StepProgress(
-            at=datetime.now(UTC), fraction=live.fraction, phase=live.phase, log=tuple(lines), **self._common()
+            at=datetime.now(UTC),
+            fraction=live.fraction,
+            phase=live.phase,
+            log=tuple(lines),
+            logged=self._logged,
+            **self._common(),
         )
         await self._broker.tell(progress_route(progress), progress)
 

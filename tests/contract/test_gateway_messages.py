@@ -53,7 +53,7 @@ GOLDEN: list[tuple[type[Message], dict]] = [
             "peak_memory_bytes": 0,
         },
     ),
-    (StepProgress, {**REPORT, "kind": "progress", "fraction": 0.5, "phase": "p", "log": ["line"]}),
+    (StepProgress, {**REPORT, "kind": "progress", "fraction": 0.5, "phase": "p", "log": ["line"], "logged": 3}),
     (Cancel, {**IDS, "kind": "cancel"}),
 ]
 

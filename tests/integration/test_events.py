@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ async def _held(site: Gateway) -> StepMessage:
     return await until(last)
 
 
-async def _progress(site: Gateway, message: StepMessage, fraction: float, *lines: str) -> None:
+async def _progress(site: Gateway, message: StepMessage, fraction: float, *lines: str, logged: int = 0) -> None:
     progress = StepProgress(
         at=datetime.now(UTC),
         task_id=message.task_id,
@@ -53,6 +54,7 @@ async def _progress(site: Gateway, message: StepMessage, fraction: float, *lines
         fraction=fraction,
         phase="detecting",
         log=lines,
+        logged=logged,
     )
     await site.broker.tell(progress_route(progress), progress)
 
@@ -194,16 +196,36 @@ async def test_a_browser_that_logs_out_is_told_no_more(site: Gateway, ann: Clien
             assert stream.seen[-1][1] == {"reason": "forbidden"}
 
 
-async def test_the_stream_of_a_deleted_task_ends(site: Gateway, ann: Client) -> None:
+@pytest.mark.parametrize("running", [True, False])
+async def test_the_stream_of_a_deleted_task_ends_soon(site: Gateway, ann: Client, *, running: bool) -> None:
+    site.worker.hold = {"inspect"}
+    task = await ann.new_task()
+    if running:
+        await ann.ok("POST", f"/tasks/{task}/process/", json=RUN)
+    async with follow(ann, task) as stream:
+        await stream.until("state", state="running" if running else "uploaded")
+        await ann.ok("DELETE", f"/tasks/{task}/")
+        deleted = time.monotonic()
+        assert (await stream.rest())[-1] == "end"
+        assert stream.seen[-1][1] == {"reason": "deleted"}
+        assert time.monotonic() - deleted < 3
+    assert (await ann.call("GET", f"/tasks/{task}/events"))[0] == 404
+
+
+async def test_lines_that_the_queue_has_lost_are_a_gap(site: Gateway, ann: Client) -> None:
     site.worker.hold = {"inspect"}
     task = await ann.new_task()
     await ann.ok("POST", f"/tasks/{task}/process/", json=RUN)
+    message = await _held(site)
     async with follow(ann, task) as stream:
         await stream.until("state", state="running")
-        await ann.ok("DELETE", f"/tasks/{task}/")
-        assert (await stream.rest())[-1] == "end"
-        assert stream.seen[-1][1] == {"reason": "deleted"}
-    assert (await ann.call("GET", f"/tasks/{task}/events"))[0] == 404
+        await _progress(site, message, 0.1, "4", "5", logged=5)  # what was before is no loss of this client
+        await _progress(site, message, 0.2, "6", logged=6)
+        await _progress(site, message, 0.5, "10", logged=10)
+        await _progress(site, message, 0.6, logged=10)
+        await stream.until("progress", fraction=0.6)
+    told = [(name, data.get("lines") or data.get("lost")) for name, data, _ in stream.seen if name in {"gap", "log"}]
+    assert told == [("log", ["4", "5"]), ("log", ["6"]), ("gap", 3), ("log", ["10"])]
 
 
 async def test_a_gateway_that_ends_lets_its_clients_go(mongo_url: str, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ async def test_progress_and_log_lines_arrive_while_the_step_runs(bench: Bench) -
     assert all(isinstance(one, StepProgress) and one.fraction == 0.5 for one in bench.progress)
     assert [type(report) for report in bench.reports] == [StepStarted]
     assert any("doing wait" in line for one in bench.progress for line in one.log)
+    assert bench.progress[-1].logged == sum(len(one.log) for one in bench.progress)
     assert not bench.ends(message)
     bench.gate().touch()
     assert isinstance(await bench.end_of(message), StepDone)

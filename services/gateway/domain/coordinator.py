@@ -23,6 +23,7 @@ from .cancelling import Cancelling
 from .errors import Conflict, Missing, Unavailable
 from .fairshare import FairShare
 from .fences import Fences
+from .others import check_others
 from .revisions import Revisions
 from .signs import Signs
 
@@ -64,7 +65,7 @@ class Coordinator:
         Raises
         ------
         Invalid
-            For a bad config value.
+            For a bad config value, or another task that the steps would read and the user may not see.
         Conflict
             When a run is active, or the image is just being changed.
         Unavailable
@@ -77,6 +78,7 @@ class Coordinator:
         if task.pending:
             raise Conflict("The image of the task is just being changed; try again in a moment.")
         asked = configs.merge(task.asked, request.change)
+        await check_others(self.tasks, request, asked)
         if not self.broker.connected:
             raise Unavailable(_BROKER_AWAY)
         if task.run is not None:

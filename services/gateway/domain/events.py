@@ -28,7 +28,8 @@ Reason = Literal["deleted", "forbidden", "shutdown", "gone"]
 """Why a stream ends: the task is gone, or not for this user any more; the gateway ends; the client has gone."""
 
 _LOOK_S: Final = 1.0  # at tasks that run
-_SELDOM: Final = 5  # times slower at others
+_SELDOM: Final = 5  # times slower at others, when they are many
+_MANY: Final = 100  # tasks; looking at so many costs the store some milliseconds
 _SPACING_S: Final = 0.1  # between looks that something has asked for
 _MAX_WAITING: Final = 65_536  # characters of progress and logs that wait for one client
 _AGAIN_S: Final = 30
@@ -145,6 +146,7 @@ class Events:
         self._users: Counter[str] = Counter()
         self._look = asyncio.Event()
         self._now: set[int] = set()
+        self._logged: dict[int, tuple[str, int, int]] = {}
         self._closed = False
 
     @contextlib.contextmanager
@@ -176,6 +178,7 @@ class Events:
             self._streams[task.id].discard(stream)
             if not self._streams[task.id]:
                 del self._streams[task.id]
+                self._logged.pop(task.id, None)
 
     def hear(self, message: StepProgress) -> None:
         """Pass on how far a step is, and what it has logged."""
@@ -183,14 +186,25 @@ class Events:
             return
         about = {"step_id": message.step_id, "step": message.step, "attempt": message.attempt}
         progress = Event("progress", {**about, "fraction": message.fraction, "phase": message.phase})
+        lost = self._lines_lost(message)
         for stream in self._streams[message.task_id]:
             stream.tell(progress, len(message.phase) + 100)
+            if lost:
+                stream.tell(Event("gap", {"lost": lost}), 100)
             if message.log:
                 lines = list(message.log)
                 stream.tell(Event("log", {**about, "lines": lines}), sum(map(len, lines)) + 100)
             if stream.task.chain_id != message.run_id:  # begun through another gateway
                 self._now.add(message.task_id)
                 self._look.set()
+
+    def _lines_lost(self, message: StepProgress) -> int:
+        """Count the lines that a step has logged between its last message that was heard here and this one."""
+        *before, known = self._logged.get(message.task_id, ("", 0, 0))
+        self._logged[message.task_id] = (message.step_id, message.attempt, message.logged)
+        if before != [message.step_id, message.attempt]:
+            return 0
+        return max(message.logged - len(message.log) - known, 0)
 
     async def changed(self, _: Task, new: Task) -> None:
         """Tell what was written from here."""
@@ -228,6 +242,7 @@ class Events:
 
     def _due(self, *, all_of_them: bool) -> list[int]:
         asked, self._now = self._now, set()
+        all_of_them = all_of_them or len(self._streams) <= _MANY
         return [
             task_id
             for task_id, streams in self._streams.items()

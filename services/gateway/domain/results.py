@@ -2,36 +2,43 @@
 
 import asyncio
 import os
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from shared.contracts.results import TARGETS_FILE, Measurements
+from shared.contracts.results import CANDIDATES_FILE, TARGETS_FILE, Candidates, Measurements
 from shared.taskdir import NotFound, TaskDir, TasksRoot
 
 from ..model import Task
 
 _MAX_BYTES: Final = 32 * 2**20
 
+Result = TypeVar("Result", bound=BaseModel)
+
 log = structlog.get_logger()
 
 
 async def measurements(root: TasksRoot, task: Task) -> Measurements | None:
     """Read what photometry measured at the targets; None when it did not run, or had no targets."""
-    return await asyncio.to_thread(_read, root.task(task.id))
+    return await asyncio.to_thread(_read, root.task(task.id), TARGETS_FILE, Measurements)
 
 
-def _read(folder: TaskDir) -> Measurements | None:
+async def candidates(root: TasksRoot, task: Task) -> Candidates | None:
+    """Read what the search by catalogues found; None when it did not run."""
+    return await asyncio.to_thread(_read, root.task(task.id), CANDIDATES_FILE, Candidates)
+
+
+def _read(folder: TaskDir, name: str, kind: type[Result]) -> Result | None:
     try:
-        fd, status = folder.open(TARGETS_FILE)
+        fd, status = folder.open(name)
     except NotFound:
         return None
     with os.fdopen(fd, "rb") as file:
         if status.st_size > _MAX_BYTES:
             return None
         try:
-            return Measurements.model_validate_json(file.read(_MAX_BYTES))
+            return kind.model_validate_json(file.read(_MAX_BYTES))
         except ValidationError:  # users may put files of that name
-            log.info("file of results is not ours", task=folder.task_id)
+            log.info("file of results is not ours", task=folder.task_id, name=name)
             return None

@@ -20,7 +20,7 @@ from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
 from shared.taskdir import Manifest
 
-from ..model import Run, RunStep, Task, now
+from ..model import Run, RunStep, Task, User, now
 from .addresses import shown
 
 Admit = Callable[[str], bool]
@@ -43,6 +43,8 @@ class Request:
         Digest of the idempotency key; None without one.
     callback_url
         Address to be told of the end; None when nobody wants to know.
+    viewer
+        Who asks, with what they may see; None for somebody who may see only their own tasks.
     """
 
     user: str
@@ -50,6 +52,7 @@ class Request:
     change: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
     callback_url: str | None = None
+    viewer: User | None = None
 
     @property
     def digest(self) -> str | None:

@@ -77,9 +77,9 @@ class LogEvent(Answer):
 
 
 class GapEvent(Answer):
-    """Events of progress and logs were left out here, because the client did not keep up."""
+    """Progress and logs were left out here: the client, or the gateway, did not keep up. The log file has all."""
 
-    lost: int = Field(ge=1, description="How many")
+    lost: int = Field(ge=1, description="How many events, or lines of a log")
 
 
 class EndEvent(Answer):

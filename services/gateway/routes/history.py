@@ -3,10 +3,10 @@
 from aiohttp import web
 from pydantic import Field
 
-from shared.contracts.results import Measurements
+from shared.contracts.results import Candidates, Measurements
 
 from ..domain.addresses import site_of
-from ..domain.results import measurements
+from ..domain.results import candidates, measurements
 from ..keys import CALLBACKS, ROOT, TASKS, USER
 from ..model import Run, RunStep, User
 from ..storage.callbacks import Status
@@ -27,6 +27,7 @@ class Results(Answer):
     id: int
     state: str
     targets: Measurements | None = Field(description="Forced photometry of the targets; null when there is none")
+    candidates: Candidates | None = Field(description="Found by `simple_transients`; null when it did not run")
 
 
 def _step(step: RunStep) -> dict[str, object]:
@@ -84,7 +85,15 @@ async def results(request: web.Request) -> web.Response:
     """Show what was measured."""
     task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
     found = await measurements(request.app[ROOT], task)
-    return reply({"id": task.id, "state": task.state, "targets": found.model_dump(mode="json") if found else None})
+    seen = await candidates(request.app[ROOT], task)
+    return reply(
+        {
+            "id": task.id,
+            "state": task.state,
+            "targets": found.model_dump(mode="json") if found else None,
+            "candidates": seen.model_dump(mode="json") if seen else None,
+        }
+    )
 
 
 ROUTES = (

@@ -69,7 +69,8 @@ async def process(request: web.Request) -> web.Response:
     url = start.callback_url
     if url is not None:
         await request.app[CALLBACKS].check(request[USER].name, url)
-    asked = Request(request[USER].name, start.steps, start.config, idempotency_key(request), url)
+    user = request[USER]
+    asked = Request(user.name, start.steps, start.config, idempotency_key(request), url, viewer=user)
     task = await request.app[COORDINATOR].process(task, asked)
     run = task.run
     if run is None:
