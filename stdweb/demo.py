@@ -125,7 +125,8 @@ def run(state: StackState, size_pix: int = 2048) -> None:
     folder = state.folder / "demo"
     with console.status("Simulating an observation and the catalogues of its sky"):
         observation = simulate(folder, size=size_pix, mirror_dir=state.mirror_dir)
-    console.print(f"Simulated {_shown(observation.image)}, mirrors of ps1 and gaiadr3syn in {_shown(state.mirror_dir)}")
+    mirrors = f"mirrors of ps1, gaiadr3syn and gaiaedr3 in {_shown(state.mirror_dir)}"
+    console.print(f"Simulated {_shown(observation.image)}, {mirrors}")
     with Client(state.base_url) as client:
         client.login(DEMO_USER, state.demo_password)
         task_id = client.create_task(observation.image, CONFIG, "Demonstration")["id"]

@@ -30,7 +30,7 @@ from shared.worker.step import StepContext
 
 from . import core, plots, references
 from .drawing import Desk
-from .targets import report_targets, summary, targets_for, write_cutouts
+from .targets import report_targets, summary, targets_for, write_target_cutouts
 
 _DIGITS: Final = 10
 _SKY_MARGIN_PIX: Final = 4
@@ -322,7 +322,7 @@ def do_targets(
     report_targets(table, frame.shape, ctx)
     write_votable(annotate(table), ctx.work / "target.vot")
     (ctx.work / TARGETS_FILE).write_text(summary(table, params, sky.cat_name).model_dump_json(indent=1))
-    write_cutouts(ctx, params, table, frame, sky.wcs)
+    write_target_cutouts(ctx, params, table, frame, sky.wcs)
 
 
 def computed(shape: tuple[int, int], sky: Sky, fit: Fit, *, fwhm_pix: float, limit_mag: float | None) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 TARGETS_FILE: Final = "target.json"
 """Written by `photometry` beside target.vot."""
 
+CANDIDATES_FILE: Final = "candidates_simple.json"
+"""Written by `simple_transients` beside candidates_simple.vot."""
+
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -40,3 +43,29 @@ class Measurements(_Row):
     color: str | None = Field(description="Colour of the colour term", examples=["B - V"])
     color_term: float | None = Field(description="Catalogue magnitude = mag_calib + color_term x colour")
     targets: tuple[Measurement, ...]
+
+
+class Candidate(_Row):
+    """One candidate transient."""
+
+    name: str = Field(description="Its position, as is usual for objects without a name")
+    ra: float = Field(description="Right ascension, ICRS, degrees")
+    dec: float = Field(description="Declination, ICRS, degrees")
+    x: float = Field(description="Pixels, 0-based")
+    y: float = Field(description="Pixels, 0-based")
+    flux: float = Field(description="In the aperture, above the local sky, ADU")
+    fluxerr: float = Field(description="ADU")
+    mag_calib: float = Field(description="Magnitude in the instrument's own system, without the colour term")
+    mag_calib_err: float | None
+    flags: int = Field(description="Bit mask, see docs/columns.md")
+    cutout: str | None = Field(description="Its file, for `files/` and `cutout/`; null without one")
+
+
+class Candidates(_Row):
+    """What is in the image and in no catalogue, the brightest first."""
+
+    filter: str = Field(description="Band", examples=["R"])
+    mag_system: Literal["AB", "Vega"]
+    time: str | None = Field(description="Of the observation, ISO 8601, UTC")
+    found: int = Field(description="How many there were; at most 100 are listed")
+    candidates: tuple[Candidate, ...]

@@ -31,6 +31,22 @@ def match_sky(
     return finite1[near], finite2[index[near]], np.rad2deg(2 * np.arcsin(distance[near] / 2))
 
 
+def all_pairs(
+    ra_deg: ArrayLike, dec_deg: ArrayLike, ra2_deg: ArrayLike, dec2_deg: ArrayLike, radius_deg: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """List every pair of positions within a radius, as indices into the first and the second list."""
+    first, second = unit_vectors(ra_deg, dec_deg), unit_vectors(ra2_deg, dec2_deg)
+    none = np.zeros(0, np.intp)
+    finite1, finite2 = np.flatnonzero(np.isfinite(first[:, 0])), np.flatnonzero(np.isfinite(second[:, 0]))
+    if not finite1.size or not finite2.size:
+        return none, none
+    chord = 2 * np.sin(np.deg2rad(min(radius_deg, 90.0)) / 2)
+    near = cKDTree(second[finite2]).query_ball_point(first[finite1], chord, return_sorted=True)
+    counts = np.array([len(found) for found in near], np.intp)
+    partners = np.array([index for found in near for index in found], np.intp)
+    return np.repeat(finite1, counts), finite2[partners]
+
+
 def unit_vectors(ra_deg: ArrayLike, dec_deg: ArrayLike) -> Floats:
     """Give positions on the sphere as unit vectors, one a row."""
     ra, dec = np.deg2rad(np.asarray(ra_deg, float)), np.deg2rad(np.asarray(dec_deg, float))

@@ -12,9 +12,8 @@ import requests
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from ..errors import TransientError
 from ..worker.step import Resources
-from .archives import HIPS, PASSING, ArchiveFaultError, Log, ask, locked, write_atomically
+from .archives import HIPS, PASSING, ArchiveFaultError, Log, ask, locked, unavailable, write_atomically
 
 HIPS_URLS: Final = (
     "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
@@ -46,16 +45,23 @@ def survey_for(band: str, dec_deg: float) -> str:
     return f"CDS/P/Skymapper/DR4/{_LETTERS.get(band, 'r')}"
 
 
-def survey_cutout(
+def unreachable(survey: str) -> str:
+    """Tell users that there is no picture, and what it means."""
+    return (
+        f"Warning: no picture of {survey}, {HIPS.title} cannot be reached at the moment. Nothing else needs it; "
+        "run the step again later to have it"
+    )
+
+
+def survey_picture(
     ra_deg: float,
     dec_deg: float,
     *,
     size: int,
     pixel_scale_arcsec: float,
-    band: str,
+    survey: str,
     resources: Resources,
     log: Log,
-    hips: str | None = None,
 ) -> tuple[NDArray[np.float64], fits.Header] | None:
     """Get a square picture of the sky around a position.
 
@@ -70,21 +76,23 @@ def survey_cutout(
         Side of the picture, pixels.
     pixel_scale_arcsec
         Scale, arcsec per pixel; north is up.
-    band
-        Band of the image beside which it is shown.
+    survey
+        By its HiPS id, see `survey_for`.
     resources
         Where the cache is.
     log
         Takes a line of the step's log.
-    hips
-        Survey by its HiPS id; None takes the one for the band.
 
     Returns
     -------
     tuple
-        Picture in linear units and its header with a WCS; None, with a line in the log, when there is none.
+        Picture in linear units and its header with a WCS; None where the survey has nothing.
+
+    Raises
+    ------
+    TransientError
+        When there is no answer.
     """
-    survey = hips or survey_for(band, dec_deg)
     side = int(np.clip(size, 1, MAX_SIZE))
     query = {
         "hips": survey,
@@ -97,17 +105,12 @@ def survey_cutout(
         "coordsys": "icrs",
         "format": "fits",
     }
+    content = _fetch(query, resources.cache_dir, log)
     try:
-        content = _fetch(query, resources.cache_dir, log)
         picture, header = _open(content)
-    except (TransientError, ArchiveFaultError):
-        log(
-            f"Warning: no picture of {survey}, {HIPS.title} cannot be reached at the moment. Nothing else needs it; "
-            "run the step again later to have it"
-        )
-        return None
+    except ArchiveFaultError as error:
+        raise unavailable(HIPS, reason=str(error)) from error
     if not np.isfinite(picture).any():
-        log(f"Note: no picture of {survey}, the survey has nothing here")
         return None
     if "PanSTARRS" in survey and not survey.endswith("/g"):  # all but g are in asinh magnitudes
         picture = 2 * np.sinh(picture * _ASINH)

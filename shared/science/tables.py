@@ -17,7 +17,7 @@ class Column(NamedTuple):
 
 
 COLUMNS: Final = {
-    "name": Column(None, "meta.id;meta.main", "Name of the target, as given"),
+    "name": Column(None, "meta.id;meta.main", "Name of the target, as given; of a candidate: its J2000 position"),
     "NUMBER": Column(None, "meta.id", "Number in segmentation.fits"),
     "time": Column(None, "time.epoch", "Time of the observation, UTC"),
     "x": Column("pix", "pos.cartesian.x;instr.det", "Centroid, 0-based"),
@@ -49,7 +49,7 @@ COLUMNS: Final = {
     "MAG_AUTO": Column("mag", "phot.mag;instr", "Instrumental magnitude of FLUX_AUTO"),
     "FLUX_MAX": Column("adu", "phot.count;stat.max", "Highest pixel above the background"),
 }
-"""Every column of `objects` and of `target.vot`; described in docs/columns.md."""
+"""Every column of `objects`, `target.vot` and `candidates_simple.vot`; described in docs/columns.md."""
 
 
 def annotate(table: Table) -> Table:

@@ -12,12 +12,12 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, BinaryIO, Final, NoReturn, TextIO
 
 from pydantic import ValidationError
 
 from ..errors import InternalError, StepError, UsageError
-from ..taskdir import TaskDir, TasksRoot
+from ..taskdir import NotFound, TaskDir, TasksRoot
 from . import wire
 from .procfs import kill_descendants
 from .request import RequestContext, RequestSpec
@@ -162,8 +162,15 @@ class _Job:
         self._spec.run(RequestContext(request=request, work=work, task=self._task()))
         return {}
 
-    def _task(self) -> TaskDir:
-        return TasksRoot(Path(self._job["data_dir"])).task(self._job["task_id"])
+    def _task(self, task_id: int | None = None) -> TaskDir:
+        return TasksRoot(Path(self._job["data_dir"])).task(task_id or self._job["task_id"])
+
+    def _open_of(self, task_id: int, name: str) -> BinaryIO | None:
+        try:
+            fd, _ = self._task(task_id).open(name)
+        except NotFound:
+            return None
+        return os.fdopen(fd, "rb")
 
     def _failure(self, code: str, text: str, **more: object) -> wire.Frame:
         self._say(f"Failed: {text}")
@@ -184,6 +191,7 @@ class _Job:
             mirror_dir=None if mirror is None else Path(mirror),
             astrometry_indexes=tuple(Path(path) for path in job["astrometry_indexes"]),
             threads=job["threads"],
+            data_dir=Path(job["data_dir"]),
         )
         return StepContext(
             task_id=job["task_id"],
@@ -192,6 +200,7 @@ class _Job:
             work=work,
             resources=resources,
             find=self._task().find,
+            open_of=self._open_of,
             say=self._say,
             show=lambda fraction, phase: self._send({"t": "progress", "fraction": fraction, "phase": phase}),
         )

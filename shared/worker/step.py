@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..contracts.params import StepParams
 from ..contracts.steps import Step
+from ..errors import InternalError
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class Resources:
         Folders with index files of Astrometry.net; empty means where the system installs them.
     threads
         Cores that the step may use.
+    data_dir
+        The shared volume, for `shared.taskdir.open_data` alone.
     """
 
     cache_dir: Path
     mirror_dir: Path | None = None
     astrometry_indexes: tuple[Path, ...] = ()
     threads: int = 1
+    data_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class StepContext:
         What the site gives.
     find
         Resolves the name of a file of the task to a path for reading, or None.
+    open_of
+        Opens a file of another task for reading; None when absent.
     say
         Takes a line of the step's log.
     show
@@ -63,10 +69,24 @@ class StepContext:
     find: Callable[[str], Path | None]
     say: Callable[[str], None] = field(repr=False)
     show: Callable[[float, str], None] = field(repr=False)
+    open_of: Callable[[int, str], BinaryIO | None] = field(default=lambda _task_id, _name: None, repr=False)
 
     def input(self, name: str) -> Path | None:
         """Give the path of a file that the user uploaded or an earlier step made, for reading; None when absent."""
         return self.find(name)
+
+    def open_input_of(self, task_id: int, name: str) -> BinaryIO | None:
+        """Open a file of another task, which the gateway has allowed (`StepParams.other_tasks`); None when absent.
+
+        Raises
+        ------
+        InternalError
+            For a task that the options do not name.
+        """
+        if task_id not in self.params.other_tasks:
+            code = "internal"
+            raise InternalError(code, "The step asked for a task that its options do not name.", task=task_id)
+        return self.open_of(task_id, name)
 
     def log(self, *parts: object) -> None:
         """Write a line of the step's log; fits stdpipe's `verbose=`."""

@@ -14,11 +14,12 @@ PS1_SATURATION_MAG: Final = 13.4
 PS1_DEPTH_MAG: Final = {"g": 22.4, "r": 22.2, "i": 22.0, "z": 21.4, "y": 20.4}
 PS1_FLOOR_MAG: Final = 0.004
 GAIA_LIMIT_MAG: Final = 17.65  # of the synthetic photometry
+GAIA_DEPTH_MAG: Final = 20.8
 LOST_FRACTION: Final = 0.004  # stars that a survey simply does not have
 
 
 def write_mirror(sky: Table, mirror_dir: Path, *, ra_deg: float, dec_deg: float, radius_deg: float, seed: int) -> None:
-    """Write the mirrors `ps1` and `gaiadr3syn` of a sky from `make_sky`.
+    """Write the mirrors `ps1`, `gaiadr3syn` and `gaiaedr3` of a sky from `make_sky`.
 
     Parameters
     ----------
@@ -33,7 +34,12 @@ def write_mirror(sky: Table, mirror_dir: Path, *, ra_deg: float, dec_deg: float,
     """
     rng = np.random.default_rng([seed, 20262])
     cells, _ = cone_cells(ra_deg, dec_deg, radius_deg, COVERAGE_ORDER)
-    for code, stars in (("ps1", ps1_stars(sky, rng)), ("gaiadr3syn", gaia_stars(sky, rng))):
+    tables = {
+        "ps1": ps1_stars(sky, rng),
+        "gaiadr3syn": gaia_stars(sky, rng),
+        "gaiaedr3": gaia_sources(sky, rng),
+    }
+    for code, stars in tables.items():
         note = f"has a simulated sky around RA {ra_deg:g}, Dec {dec_deg:+g}"
         add_to_mirror(stars, mirror_dir, code, cells=cells, order=COVERAGE_ORDER, note=note)
 
@@ -75,4 +81,20 @@ def gaia_stars(sky: Table, rng: np.random.Generator) -> Table:
         stars[f"{band}mag"] = np.round(true + rng.normal(0, 1, len(chosen)) * error, 4)
         flux = 10 ** (-0.4 * (true - 25))  # the unit does not matter, only the ratio is used
         stars[f"F{band}"], stars[f"e_F{band}"] = flux, flux * error * np.log(10) / 2.5
+    return stars
+
+
+def gaia_sources(sky: Table, rng: np.random.Generator) -> Table:
+    """Make the rows of I/350/gaiaedr3 for a sky: every star that is not too faint, and the brightest galaxies."""
+    bright = (np.asarray(sky["r"]) < GAIA_DEPTH_MAG - 1.5 * (np.asarray(sky["kind"]) != "star")) & (
+        rng.random(len(sky)) > LOST_FRACTION
+    )
+    chosen = sky[bright]
+    stars = Table()
+    stars["RAJ2000"], stars["DEJ2000"] = _moved(chosen, rng, np.full(len(chosen), 0.0005))
+    stars["Source"] = np.asarray(chosen["id"], dtype=np.int64) + 800_000_000_000_000_000
+    for band, near in (("G", "r"), ("BP", "g"), ("RP", "i")):
+        error = np.hypot(0.003, 0.01 * 10 ** (0.3 * (chosen[near] - GAIA_LIMIT_MAG)))
+        stars[f"{band}mag"] = np.round(chosen[near] + rng.normal(0, 1, len(chosen)) * error, 4)
+        stars[f"e_{band}mag"] = np.round(error, 4)
     return stars

@@ -110,7 +110,7 @@ def simulate(
     filter
         Band: one of `B V R I g r i`.
     mirror_dir
-        Where to write the mirrors `ps1` and `gaiadr3syn` of this sky; None for none.
+        Where to write the mirrors `ps1`, `gaiadr3syn` and `gaiaedr3` of this sky; None for none.
     object_name
         Value of OBJECT; None leaves the header without it, so that no name is looked up.
     stars_per_deg2

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import TransientError, UsageError
 from shared.science.archives import Archive, ask, locked
-from shared.science.surveys import survey_cutout
+from shared.science.surveys import survey_for, survey_picture
 from shared.science.targets import resolve_targets
 from tests.support.archives import Behaviour
 
@@ -125,9 +125,16 @@ def test_a_broken_answer_is_no_unknown_name(archives, resources):
         resolve_targets("M31", None, resources, say_nothing)
 
 
+def picture_of(band, size, resources):
+    survey = survey_for(band, 20.0)
+    return survey_picture(
+        150.0, 20.0, size=size, pixel_scale_arcsec=1.0, survey=survey, resources=resources, log=say_nothing
+    )
+
+
 def test_survey_picture_around_a_position(archives, resources):
-    def cut(log=say_nothing):
-        return survey_cutout(150.0, 20.0, size=61, pixel_scale_arcsec=1.0, band="g", resources=resources, log=log)
+    def cut():
+        return picture_of("g", 61, resources)
 
     picture, header = cut()
     assert picture.shape == (61, 61)
@@ -138,22 +145,13 @@ def test_survey_picture_around_a_position(archives, resources):
 
 
 def test_asinh_pictures_are_made_linear(archives, resources):
-    cuts = {
-        band: survey_cutout(
-            150.0, 20.0, size=31, pixel_scale_arcsec=1.0, band=band, resources=resources, log=say_nothing
-        )[0]
-        for band in "gr"
-    }
+    cuts = {band: picture_of(band, 31, resources)[0] for band in "gr"}
     expected = 2 * np.sinh(cuts["g"] * 0.4 * math.log(10))
     np.testing.assert_allclose(cuts["r"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("fault", [Behaviour.DOWN, Behaviour.GARBAGE, Behaviour.CUT])
-def test_no_picture_is_a_line_in_the_log(archives, resources, fault):
+def test_a_picture_that_cannot_be_had_is_transient(archives, resources, fault):
     archives.behave("hips2fits", fault)
-    lines = []
-    picture = survey_cutout(
-        150.0, 20.0, size=61, pixel_scale_arcsec=1.0, band="r", resources=resources, log=lines.append
-    )
-    assert picture is None
-    assert "Warning: no picture of CDS/P/PanSTARRS/DR1/r, hips2fits cannot be reached" in lines[-1]
+    with pytest.raises(TransientError, match="hips2fits cannot be reached"):
+        picture_of("r", 61, resources)

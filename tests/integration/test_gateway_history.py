@@ -139,7 +139,12 @@ async def test_keys_belong_to_users_and_have_a_form(site: Gateway, ann: Client) 
 
 async def test_results_are_what_photometry_wrote(site: Gateway, ann: Client) -> None:
     task = await ann.new_task()
-    assert await ann.ok("GET", f"/tasks/{task}/results/") == {"id": task, "state": "uploaded", "targets": None}
+    assert await ann.ok("GET", f"/tasks/{task}/results/") == {
+        "id": task,
+        "state": "uploaded",
+        "targets": None,
+        "candidates": None,
+    }
     row = Measurement(
         name="SN",
         ra=10.0,

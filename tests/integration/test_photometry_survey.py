@@ -64,6 +64,6 @@ def test_without_the_survey_the_step_ends_as_well(
 def test_where_the_survey_has_nothing_the_log_says_so(bench: Bench, archives: ArchiveServer) -> None:
     archives.behave("hips2fits", Behaviour.NOTHING)
     bench.run(TARGETS)
-    assert f"Note: no picture of {SURVEY}, the survey has nothing here" in bench.lines
+    assert f"Note: no picture of {SURVEY}, the survey has nothing here (2 cutouts)" in bench.lines
     assert "Warning: no picture" not in bench.log
     assert set(planes(bench, 0)) == {"IMAGE", "MASK"}

@@ -15,9 +15,9 @@ from astropy.wcs import WCS
 from services.photometry.core import from_header
 from services.photometry.drawing import Desk
 from services.photometry.references import catalog_order
-from services.photometry.targets import on_grid
 from shared.contracts.params import PhotometryParams
 from shared.errors import InternalError, TransientError
+from shared.science.cutouts import on_grid
 from shared.science.shapes import FLAG_ODD_SHAPE, dilated, estimate_fwhm, odd_shapes
 
 
@@ -173,9 +173,9 @@ def north_up(size: int, scale_deg: float, rotation_deg: float = 0.0) -> fits.Hea
 def test_survey_picture_is_turned_to_the_images_grid() -> None:
     picture = np.zeros((41, 41))
     picture[20, 30] = 1.0  # ten pixels west of the centre
-    same = on_grid(picture, north_up(41, 1e-3), north_up(41, 1e-3), 41)
+    same = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3)), 41)
     np.testing.assert_allclose(same, picture, atol=1e-3)
-    turned = on_grid(picture, north_up(41, 1e-3), north_up(41, 1e-3, 90.0), 41)
+    turned = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3, 90.0)), 41)
     row, column = np.unravel_index(np.nanargmax(turned), (41, 41))
     assert abs(column - 20) <= 1
     assert abs(abs(row - 20) - 10) <= 1

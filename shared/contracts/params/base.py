@@ -1,6 +1,6 @@
 """What the option models of all steps share."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,9 @@ class StepParams(BaseModel):
         validate_default=False,
     )
 
+    OTHERS_KEY: ClassVar[str] = ""
+    """The option that names other tasks; empty for steps without one."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _flag_or_number(cls, value: Any, info: ValidationInfo) -> Any:
@@ -56,6 +59,11 @@ class StepParams(BaseModel):
             When a known key has a bad value.
         """
         return cls.model_validate({key: value for key, value in config.items() if value is not None})
+
+    @property
+    def other_tasks(self) -> tuple[int, ...]:
+        """Ids of other tasks whose results the step reads; who starts the run must be allowed to see them."""
+        return ()
 
 
 def _blank_to_none(value: Any) -> Any:

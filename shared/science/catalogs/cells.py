@@ -229,7 +229,6 @@ def select(
 ) -> Table:
     """Keep the stars of a cone down to the limit in the catalogue's own limit column."""
     keep = distance_deg(ra_deg, dec_deg, np.asarray(stars[RA]), np.asarray(stars[DEC])) <= radius_deg
-    column = CATALOGS[code].limit
-    if limit_mag is not None and column in stars.colnames:
+    if limit_mag is not None and (column := CATALOGS[code].limit) in stars.colnames:
         keep &= np.asarray(stars[column]) < limit_mag
     return stars[keep]

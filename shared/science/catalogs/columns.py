@@ -35,6 +35,7 @@ KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     "gaiaedr3": ("Source", "pmRA", "pmDE", *_with_errors("Gmag", "BPmag", "RPmag")),
     "2mass": ("2MASS", *_magnitudes("JHK")),
     "vhs": ("SrcID", *_with_errors("Jap3", "Hap3", "Ksap3")),
+    "des": ("gmag", "rmag", "imag", "zmag", "Ymag"),  # DES DR2, II/371/des_dr2; only to tell what is known
 }
 
 

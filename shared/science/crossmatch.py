@@ -1,0 +1,241 @@
+"""What surveys know near some positions: from a local mirror, else from CDS XMatch through a cache of sky cells.
+
+XMatch is asked for whole small cells of the sky and not for the positions: an answer then serves every later object in
+the same cells, whichever image it is on.
+"""
+
+import io
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import astropy.units as u
+import numpy as np
+import requests
+from astropy.coordinates import Latitude, Longitude
+from astropy.table import Table
+from astroquery.exceptions import InvalidQueryError
+from astroquery.xmatch import XMatchClass
+from cdshealpix import nested
+from mocpy import MOC
+from numpy.typing import NDArray
+
+from ..errors import TransientError
+from ..worker.step import Resources
+from .archives import XMATCH, ArchiveFaultError, Log, ask
+from .catalogs.columns import DEC, RA
+from .catalogs.mirror import read_mirror
+from .catalogs.sky import Cells, cells_of, distance_deg
+from .crossmatch_cells import CELL_ORDER, CellCache, locked_cells
+from .matching import unit_vectors
+
+Floats = NDArray[np.float64]
+
+MAX_UPLOAD: Final = 20_000
+_MARGIN_ARCSEC: Final = 2.0
+"""XMatch pairs by positions of another epoch than those that it tells."""
+_UPLOADED: Final = ("cell", "cell_ra", "cell_dec")
+_POSITIONS: Final = (
+    ("RAJ2000", "DEJ2000"),
+    ("ra_epoch2000", "dec_epoch2000"),
+    ("_RAJ2000", "_DEJ2000"),
+    ("RAICRS", "DEICRS"),
+    ("RA_ICRS", "DE_ICRS"),
+    ("RAdeg", "DEdeg"),
+    ("ra", "dec"),
+)
+"""As the tables of VizieR name them, those of J2000 first."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A catalogue of everything that was there before.
+
+    Parameters
+    ----------
+    code
+        Name of its local mirror.
+    title
+        Name for users.
+    table
+        Its id at VizieR.
+    magnitudes
+        Columns that we keep, with their other names.
+    """
+
+    code: str
+    title: str
+    table: str
+    magnitudes: Mapping[str, tuple[str, ...]]
+
+
+GAIA: Final = Survey(
+    "gaiaedr3",
+    "Gaia eDR3",
+    "I/350/gaiaedr3",
+    {"Gmag": ("phot_g_mean_mag",), "BPmag": ("phot_bp_mean_mag",), "RPmag": ("phot_rp_mean_mag",)},
+)
+PS1: Final = Survey("ps1", "Pan-STARRS DR1", "II/349/ps1", {f"{band}mag": () for band in "grizy"})
+SKYMAPPER: Final = Survey(
+    "skymapper", "SkyMapper DR4", "II/379/smssdr4", {f"{band}PSF": (f"{band}_psf",) for band in "uvgriz"}
+)
+DES: Final = Survey("des", "DES DR2", "II/371/des_dr2", dict.fromkeys(("gmag", "rmag", "imag", "zmag", "Ymag"), ()))
+
+
+def known_sources(
+    survey: Survey, ra_deg: Floats, dec_deg: Floats, reach_deg: float, *, resources: Resources, log: Log
+) -> Table:
+    """Get all sources of a survey near positions, and others that came along.
+
+    Parameters
+    ----------
+    ra_deg, dec_deg
+        Positions, ICRS; at least one.
+    reach_deg
+        How near.
+
+    Returns
+    -------
+    astropy.table.Table
+        `RAJ2000`, `DEJ2000` (degrees) and the survey's magnitudes, NaN where there is none.
+
+    Raises
+    ------
+    TransientError
+        When XMatch is needed and cannot be reached.
+    """
+    began = time.monotonic()
+    center = _enclosing(ra_deg, dec_deg)
+    local = read_mirror(
+        survey.code, center[0], center[1], center[2] + reach_deg, limit_mag=None, resources=resources, log=log
+    )
+    if local is not None and local.complete:
+        found, source = local.stars, "the local mirror"
+    else:
+        around = _cells_around(ra_deg, dec_deg, reach_deg)
+        found, source = _cached(survey, around, resources, log), XMATCH.title
+    log(f"{survey.title}: {len(found)} sources from {source}, {time.monotonic() - began:.2f} s")
+    return found
+
+
+def _enclosing(ra_deg: Floats, dec_deg: Floats) -> tuple[float, float, float]:
+    x, y, z = unit_vectors(ra_deg, dec_deg).mean(axis=0)
+    ra, dec = float(np.degrees(np.arctan2(y, x)) % 360), float(np.degrees(np.arctan2(z, np.hypot(x, y))))
+    return ra, dec, float(distance_deg(ra, dec, ra_deg, dec_deg).max())
+
+
+def _cells_around(ra_deg: Floats, dec_deg: Floats, reach_deg: float) -> Cells:
+    around = MOC.from_cones(
+        Longitude(ra_deg * u.deg),
+        Latitude(dec_deg * u.deg),
+        radius=reach_deg * u.deg,
+        max_depth=CELL_ORDER,
+        delta_depth=2,
+        union_strategy="small_cones",
+    )
+    return np.asarray(around.flatten(), dtype=np.uint64)
+
+
+def _cached(survey: Survey, wanted: Cells, resources: Resources, log: Log) -> Table:
+    columns = (RA, DEC, *survey.magnitudes)
+    cache = CellCache(resources.cache_dir / "crossmatch" / survey.code, columns)
+    missing = cache.missing(wanted)
+    if missing.size:
+        with locked_cells(cache.folder, missing):
+            missing = cache.missing(wanted)  # somebody else may have asked while we waited
+            for start in range(0, missing.size, MAX_UPLOAD):
+                cells = missing[start : start + MAX_UPLOAD]
+                log(f"Asking {XMATCH.title} for {survey.title} in {len(cells)} cells of the sky")
+                rows = query_xmatch(survey, cells, resources, log)
+                try:
+                    cache.add(cells, rows)
+                except OSError as error:
+                    text = "Reference data cannot be stored at the moment, the disk may be full; try again later."
+                    raise TransientError("storage_unavailable", text, reason=str(error)) from error
+    return cache.read(wanted)
+
+
+def query_xmatch(survey: Survey, cells: Cells, resources: Resources, log: Log) -> Table:
+    """Ask XMatch for all sources in cells of the sky, without any cache; the result tells the `cell` of each.
+
+    Not STDPipe's `xmatch_objects`: that one has no limit on the time of the whole answer, asks for the list of all
+    tables first, and keeps answers on the disk of one machine.
+
+    Raises
+    ------
+    TransientError
+        When XMatch does not answer.
+    """
+    lon, lat = nested.healpix_to_lonlat(cells, CELL_ORDER)
+    corners_lon, corners_lat = nested.vertices(cells, CELL_ORDER)
+    away = [
+        distance_deg(lon.deg, lat.deg, corner_lon.deg, corner_lat.deg).max()
+        for corner_lon, corner_lat in zip(corners_lon.T, corners_lat.T, strict=True)
+    ]
+    radius_arcsec = 3600 * float(max(away)) + _MARGIN_ARCSEC
+    upload = Table([cells.astype(np.int64), np.round(lon.deg, 7), np.round(lat.deg, 7)], names=_UPLOADED)
+
+    def call(http: requests.Session) -> Table:
+        client = _Client()
+        client._session = http  # noqa: SLF001  the only way to bound the time of the whole answer
+        try:
+            response = client.query_async(
+                cat1=upload,
+                cat2=f"vizier:{survey.table}",
+                max_distance=radius_arcsec * u.arcsec,
+                colRA1=_UPLOADED[1],
+                colDec1=_UPLOADED[2],
+                cache=False,
+            )
+        except (InvalidQueryError, ValueError, TypeError, AttributeError, IndexError) as error:
+            msg = f"the question was refused ({type(error).__name__})"
+            raise ArchiveFaultError(msg) from error
+        return _sources(response.content, survey)
+
+    return ask(XMATCH, call, resources.cache_dir, log)
+
+
+class _Client(XMatchClass):  # type: ignore[misc]
+    """Knows what is a table of VizieR without asking for the list of all of them."""
+
+    def is_table_available(self, table_id: object) -> bool:
+        return isinstance(table_id, str) and table_id.startswith("vizier:")
+
+
+def _sources(content: bytes, survey: Survey) -> Table:
+    if b"</VOTABLE>" not in content[-200:] or b'value="OVERFLOW"' in content:
+        msg = "the answer is cut off"
+        raise ArchiveFaultError(msg)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # VOTable warnings about units and versions
+            answer = Table.read(io.BytesIO(content), format="votable", use_names_over_ids=True)
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        msg = f"the answer cannot be parsed ({type(error).__name__})"
+        raise ArchiveFaultError(msg) from error
+    position = next((pair for pair in _POSITIONS if set(pair) <= set(answer.colnames)), None)
+    if not len(answer):
+        return Table({name: np.empty(0) for name in (RA, DEC, *survey.magnitudes)} | {"cell": np.empty(0, np.uint64)})
+    if position is None or _UPLOADED[0] not in answer.colnames:
+        msg = "the answer has no positions"
+        raise ArchiveFaultError(msg)
+    rows = Table({RA: _numbers(answer, (position[0],)), DEC: _numbers(answer, (position[1],))})
+    for name, others in survey.magnitudes.items():
+        rows[name] = _numbers(answer, (name, *others))
+    rows["cell"] = np.asarray(_numbers(answer, _UPLOADED[:1]), np.uint64)
+    rows = rows[np.isfinite(rows[RA]) & np.isfinite(rows[DEC])]
+    # the circles around cells overlap
+    return rows[cells_of(rows[RA], rows[DEC], CELL_ORDER) == np.asarray(rows["cell"])] if len(rows) else rows
+
+
+def _numbers(answer: Table, names: tuple[str, ...]) -> Floats:
+    name = next((name for name in names if name in answer.colnames), None)
+    if name is None:
+        return np.full(len(answer), np.nan)
+    try:
+        return np.ma.filled(np.ma.asarray(answer[name]).astype(np.float64), np.nan)
+    except ValueError as error:
+        msg = f"the answer's {name} are no numbers"
+        raise ArchiveFaultError(msg) from error
