@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.contracts.preview import CACHE_FOLDER, MASK, content_key, shows_mask
-from shared.errors import DataError, StepError
+from shared.errors import DataError, StepError, TransientError
 from shared.taskdir import BadName, NotFound, TasksRoot, safe_parts
 from shared.taskdir.layers import at
 
@@ -33,9 +34,12 @@ class Volume:
     ----------
     data_dir
         Where it is.
+    reserve_bytes
+        Free space that unpacked copies leave: small files may unpack to gigabytes, faster than the cache is swept.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, reserve_bytes: int = 2**29) -> None:
+        self._reserve_bytes = reserve_bytes
         self._tasks = TasksRoot(data_dir)
         self._shared = data_dir / "data"
         self.cache = Cache(data_dir / CACHE_FOLDER)
@@ -102,7 +106,7 @@ class Volume:
         def unpack(target: BinaryIO) -> None:
             with open(os.dup(file.fd), "rb") as source:
                 source.seek(0)
-                copy_of_gzipped(source, target)
+                copy_of_gzipped(source, target, self._check_room)
 
         fd = os.open(self.cache.path(f"{content_key(file.status)}.fits", unpack), os.O_RDONLY | os.O_CLOEXEC)
         return _mapped(fd), fd
@@ -125,8 +129,17 @@ class Volume:
             if fd != file.fd:
                 os.close(fd)
 
+    def _check_room(self, size_bytes: int) -> None:
+        if shutil.disk_usage(self.cache.folder).free - size_bytes < self._reserve_bytes:
+            raise TransientError(
+                "disk_full",
+                "There is no room on the server to unpack this file. Try again later, or upload it unpacked.",
+            )
+
     def _plain(self, file: Opened, fd: int, part: Part) -> Plane:
         def unpack(target: BinaryIO) -> None:
+            rows, columns = part.shape
+            self._check_room(rows * columns * abs(part.bitpix) // 8)
             copy_of_compressed(Path(f"/proc/self/fd/{fd}"), part, target)
 
         path = self.cache.path(f"{content_key(file.status)}-{part.number}.fits", unpack)

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 _THREADS: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _RESTART_S: Final = 1.0
+_DYING_S: Final = 5.0
 
 
 class Pool:
@@ -95,15 +96,26 @@ class Pool:
                 await process.stdin.drain()
             reply = await process.stdout.readline()
             done = reply.endswith(b"\n")
+            return reply if done else self._epitaph(await self._code(process))
         finally:
             if done:
                 self._idle.put_nowait(process)
-            else:  # dead, or at work for somebody who has gone
+            else:
                 self._all.discard(process)
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
                 self._start_one()
-        return reply if done else self._epitaph(await process.wait())
+                if process.returncode is None:  # at work for somebody who has gone
+                    _kill(process)
+
+    async def _code(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the end of a process that has closed its output.
+
+        To kill what is dead already would hide how it died: the library would collect it before the event loop does.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_S):
+                return await process.wait()
+        _kill(process)
+        return await process.wait()
 
     async def _free(self) -> asyncio.subprocess.Process:
         while True:
@@ -130,6 +142,10 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
         for process in self._all:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
         await asyncio.gather(*(process.wait() for process in self._all))
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()

@@ -149,6 +149,19 @@ def test_gzipped_files_are_shown_and_bombs_are_not(volume: Volume, monkeypatch: 
     assert set(volume.cache.folder.iterdir()) == before
 
 
+def test_nothing_is_unpacked_onto_a_disk_that_is_nearly_full(volume: Volume, tmp_path: Path) -> None:
+    path = inputs(volume) / "image.fits"
+    (inputs(volume) / "gzipped.fits").write_bytes(gzip.compress(path.read_bytes()))
+    write(inputs(volume) / "tiles.fits", fits.PrimaryHDU(), fits.CompImageHDU(scene()))
+    full = Volume(tmp_path, reserve_bytes=2**62)
+    for name in ("gzipped.fits", "tiles.fits"):
+        reply = answer(full, ask(1, name))
+        assert isinstance(reply, Refusal)
+        assert (reply.status, reply.code) == ("later", "disk_full")
+    assert [*volume.cache.folder.iterdir()] == []
+    assert isinstance(answer(full, ask(1, "image.fits")), PictureMade)  # is not unpacked
+
+
 @pytest.mark.parametrize(
     "path", ["none.fits", "../1/image.fits", "/etc/passwd", ".inputs/image.fits", "a/b", "x" * 300]
 )

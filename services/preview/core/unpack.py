@@ -5,6 +5,7 @@ import mmap
 import os
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -27,8 +28,13 @@ def is_gzipped(content: memoryview) -> bool:
     return bytes(content[:2]) == _GZIP_MAGIC
 
 
-def copy_of_gzipped(source: BinaryIO, target: BinaryIO) -> None:
+def copy_of_gzipped(source: BinaryIO, target: BinaryIO, check_room: Callable[[int], None]) -> None:
     """Unpack a gzipped file.
+
+    Parameters
+    ----------
+    check_room
+        Raises an error when there is no room for so many bytes more.
 
     Raises
     ------
@@ -47,6 +53,7 @@ def copy_of_gzipped(source: BinaryIO, target: BinaryIO) -> None:
                         " Upload it without gzip.",
                         parameter="path",
                     )
+                check_room(len(chunk))
                 target.write(chunk)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
