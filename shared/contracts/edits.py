@@ -24,50 +24,29 @@ def _whole(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-Edge = Annotated[int | None, BeforeValidator(_whole)]
+_Place = Annotated[int, Field(ge=-_FAR_PIX, le=_FAR_PIX)]
+Edge = Annotated[_Place | None, BeforeValidator(_whole)]
 
 
-class FixOptions(BaseModel):
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FixOptions(_Options):
     """A repair of the header; there is nothing to choose."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
-
-class CropOptions(BaseModel):
+class CropOptions(_Options):
     """What is to stay of the image: pixels from x1 up to, but not with, x2, and from y1 up to y2, counted from 0."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    x1: Edge = Field(
-        None,
-        ge=-_FAR_PIX,
-        le=_FAR_PIX,
-        description="First column; absent = the left edge, negative = from the right",
-    )
-    y1: Edge = Field(
-        None,
-        ge=-_FAR_PIX,
-        le=_FAR_PIX,
-        description="First row; absent = the lower edge, negative = from the top",
-    )
-    x2: Edge = Field(
-        None,
-        ge=-_FAR_PIX,
-        le=_FAR_PIX,
-        description="Column after the last; absent = the right edge, negative = from there",
-    )
-    y2: Edge = Field(
-        None,
-        ge=-_FAR_PIX,
-        le=_FAR_PIX,
-        description="Row after the last; absent = the upper edge, negative = from there",
-    )
+    x1: Edge = Field(None, description="First column; absent = the left edge, negative = from the right")
+    y1: Edge = Field(None, description="First row; absent = the lower edge, negative = from the top")
+    x2: Edge = Field(None, description="Column after the last; absent = the right edge, negative = from there")
+    y2: Edge = Field(None, description="Row after the last; absent = the upper edge, negative = from there")
 
 
-class DestripeOptions(BaseModel):
+class DestripeOptions(_Options):
     """Which stripes are to go."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     direction: Literal["horizontal", "vertical", "both"] = Field("both", description="How the stripes run")
 

@@ -111,7 +111,7 @@ class Making:
             raise Conflict(_RUNNING)
         if source.pending is not None:
             raise Conflict(_EDITED)
-        self._room.check(0)
+        await asyncio.to_thread(self._room.check, 0)
         at = now()
         double = replace(
             source,

@@ -1,5 +1,7 @@
 """The description of the API: as a document, and as a page to read that needs nothing from elsewhere."""
 
+import asyncio
+import functools
 import importlib.resources
 from typing import Final
 
@@ -62,6 +64,11 @@ async def page(request: web.Request) -> web.Response:
     return web.Response(text=_PAGE.format(base=base), content_type="text/html", headers=headers)
 
 
+@functools.cache
+def _read(name: str) -> bytes:
+    return (importlib.resources.files("swagger_ui") / "static" / name).read_bytes()
+
+
 async def asset(request: web.Request) -> web.Response:
     """Send a part of the page."""
     name = request.match_info["asset"]
@@ -70,7 +77,7 @@ async def asset(request: web.Request) -> web.Response:
         return web.Response(text=_START, content_type="text/javascript", headers=headers)
     if name not in _ASSETS:
         raise Missing("There is nothing at this address.")
-    content = (importlib.resources.files("swagger_ui") / "static" / name).read_bytes()
+    content = await asyncio.to_thread(_read, name)
     return web.Response(body=content, content_type=_ASSETS[name], charset="utf-8", headers=headers)
 
 
