@@ -33,6 +33,7 @@ _THREADS: Final = 4  # of our own: name servers that hang keep nothing else wait
 _MOST_ADDRESSES: Final = 4
 _AT_ONCE: Final = 16
 _AT_ONCE_EACH: Final = 4  # of one user, whose addresses may all hang
+_SPACING_S: Final = 1.0  # between two looks at what is due while much of it waits
 
 SENT: Final = Metric("stdweb_callbacks_total", "Attempts to call back", ["outcome"], registry=REGISTRY)
 
@@ -194,37 +195,42 @@ class Deliverer:
         self._sender = sender
         self._every_s = every_s
         self._sending: dict[str, str] = {}
-        self._more = False
+        self._due: list[Due] = []
 
     async def run(self) -> None:
         """Go on for ever; a store that is away is waited for."""
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    await self._begin(group)
+                    self._due = await self._callbacks.due()
                 except StoreAway:
                     log.info("store away, callbacks wait")
                 except Exception:
                     log.exception("callbacks cannot be read")
+                self._begin(group)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         await self._callbacks.woken.wait()
                 self._callbacks.woken.clear()
+                if self._due:  # many wait: they are not read anew for each run that ends
+                    await asyncio.sleep(_SPACING_S)
 
-    async def _begin(self, group: asyncio.TaskGroup) -> None:
+    def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Begin to send what was read, as far as there are places; somebody else may have sent it, which is no harm."""
         users = Counter(self._sending.values())
-        self._more = False
-        for item in await self._callbacks.due():
+        rest = []
+        for item in self._due:
             if item.run_id in self._sending:
                 continue
             if len(self._sending) >= _AT_ONCE or users[item.user] >= _AT_ONCE_EACH:
-                self._more = True
+                rest.append(item)
                 continue
             users[item.user] += 1
             self._sending[item.run_id] = item.user
-            group.create_task(self._one(item))
+            group.create_task(self._one(item, group))
+        self._due = rest
 
-    async def _one(self, item: Due) -> None:
+    async def _one(self, item: Due, group: asyncio.TaskGroup) -> None:
         try:
             await self._send(item)
         except StoreAway:
@@ -233,8 +239,7 @@ class Deliverer:
             log.exception("callback failed", run=item.run_id)
         finally:
             del self._sending[item.run_id]
-            if self._more:
-                self._callbacks.woken.set()
+        self._begin(group)
 
     async def _send(self, item: Due) -> None:
         found = await self._callbacks.claim(item)

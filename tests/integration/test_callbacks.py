@@ -16,31 +16,19 @@ import pytest
 
 from services.gateway.deliver import NotSent, Sender
 from services.gateway.domain import runs
+from services.gateway.domain.callbacks import Callbacks
 from services.gateway.model import now
 from services.gateway.routes.process import Ended
-from services.gateway.storage import CallbackStore, Tasks
+from services.gateway.storage import CallbackStore, Store, Tasks
 from services.gateway.storage.callbacks import Due
 from tests.support.archives.ca import Authority
 from tests.support.gateway import Client, Gateway, gateway, until
 from tests.support.receiver import Call, Receiver, receiver
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
+SITE = {"callback_allow": "127.0.0.0/8", "callback_retry_s": 0.1, "callback_keep_trying_s": 20}
+
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    settings = {"callback_allow": "127.0.0.0/8", "callback_retry_s": 0.1, "callback_keep_trying_s": 20}
-    async with gateway(mongo_url, tmp_path, **settings) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
 
 
 @pytest.fixture
@@ -238,6 +226,19 @@ async def test_one_who_hangs_does_not_keep_others_waiting(site: Gateway, ann: Cl
         await _start(bob, task, there.url)
         await _callback(bob, task, "delivered")
     assert len(there.at("/hang")) == 4
+
+
+async def test_one_with_thousands_does_not_hide_what_others_are_owed(mongo_url: str) -> None:
+    at = now() - timedelta(minutes=1)
+    rows = [{"_id": f"r{number}", "user": "crowd", "due": at} for number in range(1500)]
+    rows.append({"_id": "last", "user": "bob", "due": at + timedelta(seconds=1)})
+    store = Store(mongo_url)
+    await store.prepare()
+    await store.collection("callbacks").insert_many(rows)
+    due = await Callbacks(CallbackStore(store), Tasks(store)).due()
+    store.close()
+    assert [item.run_id for item in due if item.user == "bob"] == ["last"]
+    assert len(due) <= 1001
 
 
 async def test_nothing_is_queued_for_a_bad_address(site: Gateway, ann: Client) -> None:

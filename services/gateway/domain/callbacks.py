@@ -7,6 +7,7 @@ import hmac
 import json
 import random
 import secrets
+from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,7 +25,8 @@ FIELD: Final = "callback_url"
 _STARTING: Final = timedelta(seconds=60)  # a run that is not there after that time has not begun
 _LONGEST_S: Final = 3600.0
 _LEASE: Final = timedelta(seconds=60)  # longer than any attempt takes: then its gateway has died
-_MOST_DUE: Final = 5000
+_MOST_DUE: Final = 1000  # read at once
+_CROWD: Final = 50
 
 log = structlog.get_logger()
 
@@ -126,8 +128,13 @@ class Callbacks:
     # ---- sending
 
     async def due(self) -> list[Due]:
-        """List what is to be sent now, the first first."""
-        return await self._store.due(now(), _MOST_DUE)
+        """List what is to be sent now, the first first; of users with very many only some, for others wait, too."""
+        found = await self._store.due(now(), _MOST_DUE)
+        if len(found) < _MOST_DUE:
+            return found
+        counts = Counter(item.user for item in found)
+        crowd = [user for user, count in counts.items() if count > _CROWD]
+        return found + [item for item in await self._store.due(now(), _MOST_DUE, crowd) if counts[item.user] == 0]
 
     async def claim(self, item: Due) -> tuple[Claimed, str] | None:
         """Take a callback to send it, and the secret to sign it with; None when another does."""

@@ -116,10 +116,13 @@ class CallbackStore:
             result = await self._callbacks.update_one({"_id": run_id, "due": _NOT_YET}, change)
         return bool(result.modified_count)
 
-    async def due(self, at: datetime, limit: int) -> list[Due]:
-        """List those that are due, the first first."""
+    async def due(self, at: datetime, limit: int, but_not: Collection[str] = ()) -> list[Due]:
+        """List those that are due, the first first; those of some users may be left out."""
+        where: dict[str, Any] = {"due": {"$lte": at}}
+        if but_not:
+            where["user"] = {"$nin": list(but_not)}
         async with answering():
-            cursor = self._callbacks.find({"due": {"$lte": at}}, {"user": 1, "due": 1}).sort("due", 1).limit(limit)
+            cursor = self._callbacks.find(where, {"user": 1, "due": 1}).sort("due", 1).limit(limit)
             return [Due(doc["_id"], doc["user"], doc["due"]) for doc in await cursor.to_list(None)]
 
     async def claim(self, item: Due, until: datetime) -> Claimed | None:
