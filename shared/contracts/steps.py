@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from .params import CleanupParams, InspectParams, PhotometryParams, StepParams
+from .params import CleanupParams, InspectParams, PhotometryParams, StackParams, StepParams
 from .results import TARGETS_FILE
 
 IMAGE_RANK: Final = 0
@@ -66,9 +66,19 @@ PHOTOMETRY_PLOTS: Final = tuple(
 
 _TABLE: Final = (
     Step(
+        name="stack",
+        service="subtraction",
+        rank=1,  # below that of cleanup: what it makes is the task's image, which stays as an upload does
+        state="stacking",
+        params=StackParams,
+        log="stacking.log",
+        files=("image.fits", "coverage.fits"),
+        time_limit_s=3600,
+    ),
+    Step(
         name="cleanup",
         service="inspect",
-        rank=1,
+        rank=2,
         state="cleanup",
         params=CleanupParams,
         log=None,
@@ -78,7 +88,7 @@ _TABLE: Final = (
     Step(
         name="inspect",
         service="inspect",
-        rank=2,
+        rank=3,
         state="inspect",
         params=InspectParams,
         log="inspect.log",
@@ -88,7 +98,7 @@ _TABLE: Final = (
     Step(
         name="photometry",
         service="photometry",
-        rank=3,
+        rank=4,
         state="photometry",
         params=PhotometryParams,
         log="photometry.log",

@@ -21,6 +21,7 @@ attempts and puts a file in the place of their folder, so that none can be made 
 from .attempt import Attempt, AttemptKey, Fenced, claim, fence, look
 from .commits import Commit, Manifest, visible
 from .copies import copy_file, copy_task, copy_tree
+from .data import open_data
 from .folder import NotFound, TaskDir, TasksRoot
 from .layers import Entry
 from .names import BadName, open_directory, open_root, safe_parts
@@ -42,6 +43,7 @@ __all__ = [
     "copy_tree",
     "fence",
     "look",
+    "open_data",
     "open_directory",
     "open_root",
     "safe_parts",

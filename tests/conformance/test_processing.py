@@ -59,7 +59,7 @@ STEPS = (
     "photometry",
     pytest.param("simple_transients", marks=COMING),
     pytest.param("subtraction", marks=COMING),
-    pytest.param("stack", marks=COMING),
+    "stack",
 )
 
 

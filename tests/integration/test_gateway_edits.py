@@ -13,6 +13,7 @@ from services.gateway import keys
 from services.gateway.domain.images import manifest_of
 from shared.contracts.edits import IMAGE, ORIGINAL
 from shared.contracts.rpc import Prepared, Refusal
+from shared.contracts.steps import STEPS
 from shared.science.images import read_image
 from shared.taskdir import Commit
 from tests.support import fits as files
@@ -148,7 +149,7 @@ async def test_an_edit_takes_the_extension_that_inspect_takes(
     work = site.worker.root.incoming()
     work.mkdir()
     (work / IMAGE).write_bytes(b"what inspect took")
-    site.worker.root.task(again).commit(work, Commit(9, 2, "inspect"), manifest_of("edit", "o", ()))
+    site.worker.root.task(again).commit(work, Commit(9, STEPS["inspect"].rank, "inspect"), manifest_of("edit", "o", ()))
     seen = await stored(site, again)
     await site.app[keys.COORDINATOR].tasks.swap(seen, replace(seen, seq=9))
     await ann.ok("POST", f"/tasks/{again}/fix/")

@@ -13,6 +13,7 @@ from services.gateway.domain import images, runs
 from services.gateway.model import Pending, Task, now
 from shared.broker import progress_route
 from shared.contracts.messages import StepProgress
+from shared.contracts.steps import STEPS
 from shared.taskdir import AttemptKey, Commit, Fenced, Manifest, claim
 from tests.support.gateway import Client, Gateway, gateway, until
 from tests.support.store import embedded_store, mongo_url
@@ -92,7 +93,7 @@ async def test_a_silent_attempt_is_fenced_and_tried_again(site: Gateway, ann: Cl
         run_id=first.run_id, step_id=first.step_id, step="inspect", attempt=1, owner=frozen.owner, outcome="done"
     )
     with pytest.raises(Fenced):
-        frozen.commit(Commit(first.seq, 2, "inspect"), manifest)
+        frozen.commit(Commit(first.seq, STEPS["inspect"].rank, "inspect"), manifest)
     await site.worker.report(site.worker.work(second))
     assert (await ann.ended(task))["state"] == "inspect_done"
 

@@ -4,6 +4,7 @@ from .base import MAX_CONFIG_BYTES, MAX_KEY_LENGTH, StepParams
 from .cleanup import CleanupParams
 from .inspect import InspectParams
 from .photometry import PhotometryParams
+from .stack import StackParams
 
 __all__ = [
     "MAX_CONFIG_BYTES",
@@ -11,5 +12,6 @@ __all__ = [
     "CleanupParams",
     "InspectParams",
     "PhotometryParams",
+    "StackParams",
     "StepParams",
 ]

@@ -1,0 +1,1 @@
+"""The subtraction service: coadds images (`stack`)."""
