@@ -63,7 +63,7 @@ class Run:
     version
         Of the software that began it.
     asked
-        What was asked of the task when it began.
+        What was asked of the task when it began; None in a listing that would become too long.
     key
         Digest of the idempotency key of the request that began it.
     request
@@ -81,7 +81,7 @@ class Run:
     status: RunStatus = "running"
     ended: datetime | None = None
     version: str = ""
-    asked: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] | None = field(default_factory=dict)
     key: str | None = None
     request: str | None = None
     error: str | None = None

@@ -1,31 +1,16 @@
 """Runs of a task: their history, and requests that are sent again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from services.gateway.model import now
+from services.gateway.storage import Tasks
 from shared.contracts.results import TARGETS_FILE, Measurement, Measurements
-from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
+from tests.support.gateway import Client, Gateway
 
 
 async def _process(client: Client, task: int, key: str | None, steps: list[str]) -> tuple[int, dict]:
@@ -56,6 +41,24 @@ async def test_the_history_tells_who_when_and_what_came_of_it(site: Gateway, ann
     assert await ann.ok("GET", f"/tasks/{task}/runs/?limit=1") == [last]
     status, answer = await ann.call("GET", f"/tasks/{task}/runs/?limit=0")
     assert (status, list(answer["errors"])) == (400, ["limit"])
+
+
+async def test_a_history_of_large_configs_stays_small(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["cleanup"]})
+    await ann.ended(task)
+    tasks = Tasks(site.store)
+    last = (await tasks.get(task)).run
+    for number in range(1, 40):
+        at = last.at - timedelta(seconds=number)
+        await tasks.keep_run(
+            task, replace(last, id=f"{number:032x}", at=at, asked={"number": number, "x": "x" * 200_000})
+        )
+    rows = await ann.ok("GET", f"/tasks/{task}/runs/")
+    assert [row["id"] for row in rows[1:]] == [f"{number:032x}" for number in range(1, 40)]
+    given = [row["config"]["number"] for row in rows[1:] if row["config"] is not None]
+    assert given == list(range(1, 21))
+    assert all(row["config"] is None for row in rows[21:])
 
 
 async def test_a_request_that_is_sent_again_starts_one_run(site: Gateway, ann: Client) -> None:

@@ -12,7 +12,7 @@ from shared.taskdir import NotFound, TaskDir, TasksRoot
 
 from ..model import Task
 
-_MAX_BYTES: Final = 32 * 2**20
+_MAX_BYTES: Final = 4 * 2**20  # some ten thousand objects
 
 Result = TypeVar("Result", bound=BaseModel)
 

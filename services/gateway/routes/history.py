@@ -1,5 +1,7 @@
 """What was done with a task, and what came of it."""
 
+import asyncio
+
 from aiohttp import web
 from pydantic import Field
 
@@ -90,8 +92,8 @@ async def results(request: web.Request) -> web.Response:
         {
             "id": task.id,
             "state": task.state,
-            "targets": found.model_dump(mode="json") if found else None,
-            "candidates": seen.model_dump(mode="json") if seen else None,
+            "targets": found and await asyncio.to_thread(found.model_dump, mode="json"),
+            "candidates": seen and await asyncio.to_thread(seen.model_dump, mode="json"),
         }
     )
 

@@ -200,6 +200,8 @@ class RunRow(Answer):
     ended: Time | None
     version: str | None = Field(description="Of the software that began it")
     error: str | None
-    config: dict[str, Any] | None = Field(description="What was asked when it began")
+    config: dict[str, Any] | None = Field(
+        description="What was asked when it began; null from the run on with which all configs have more than 4 MB"
+    )
     steps: list[RunStepRow]
     callback: CallbackRow | None

@@ -1,5 +1,6 @@
 """Tasks and the history of their runs."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -23,6 +24,8 @@ from .codec import (
 from .shelves import Shelves
 from .store import Store, answering
 
+_BATCH: Final = 20
+_MAX_CONFIGS: Final = 4 * 2**20  # characters of configs in one answer
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
 _STATE: Final = ("state", "user", "groups", "created", "run.id", "run.status")
 _RUN: Final = ("id", "at", "user", "steps", "status", "ended")
@@ -198,10 +201,21 @@ class Tasks:
                 return
 
     async def history(self, task_id: int, limit: int) -> list[Run]:
-        """List the runs of a task before its last one, the newest first."""
+        """List the runs of a task before its last one, the newest first; configs of some MB in all."""
         async with answering():
-            cursor = self._runs.find({"task_id": task_id}).sort("at", -1).limit(limit)
-            return [run_from_doc(doc) for doc in await cursor.to_list(None)]
+            cursor = self._runs.find({"task_id": task_id}, {"asked": 0}).sort("at", -1).limit(limit)
+            found = [run_from_doc(doc) for doc in await cursor.to_list(None)]
+            asked: dict[str, Any] = {}
+            size = 0
+            # in batches: a thousand of the largest configs would be gigabytes in memory
+            configs = self._runs.find({"task_id": task_id}, {"asked": 1}).sort("at", -1).limit(limit)
+            async for doc in configs.batch_size(_BATCH):
+                size += len(doc["asked"])
+                if size > _MAX_CONFIGS:
+                    await configs.close()
+                    break
+                asked[doc["_id"]] = json.loads(doc["asked"])
+        return [replace(run, asked=asked.get(run.id)) for run in found]
 
     async def run_of_key(self, task_id: int, key: str) -> Run | None:
         """Find a run of a task before its last one by the idempotency key of its request."""
