@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import aiohttp
 import pytest
+from pymongo import MongoClient, monitoring
 
 from services.gateway.model import now
-from services.gateway.storage import Tasks
+from services.gateway.storage import Store, Tasks
 from shared.contracts.results import TARGETS_FILE, Measurement, Measurements
 from tests.support.gateway import Client, Gateway
 
@@ -59,6 +60,45 @@ async def test_a_history_of_large_configs_stays_small(site: Gateway, ann: Client
     given = [row["config"]["number"] for row in rows[1:] if row["config"] is not None]
     assert given == list(range(1, 21))
     assert all(row["config"] is None for row in rows[21:])
+
+
+class Asked(monitoring.CommandListener):
+    """Keeps what is asked of the runs."""
+
+    def __init__(self) -> None:
+        self.finds: list[dict] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command.get("find") == "runs":
+            self.finds.append({key: event.command[key] for key in ("find", "filter")})
+
+    def succeeded(self, event: object) -> None:
+        pass
+
+    failed = succeeded
+
+
+@pytest.mark.parametrize("key", ["key-77", "another"])
+async def test_a_key_is_looked_up_without_reading_the_history(
+    site: Gateway, ann: Client, mongo_url: str, key: str
+) -> None:
+    task = await ann.new_task()
+    await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["cleanup"]})
+    run = (await ann.ended(task)) and (await Tasks(site.store).get(task)).run
+    for number in range(100):
+        await Tasks(site.store).keep_run(task, replace(run, id=f"{number:032x}", key=f"key-{number}"))
+    await Tasks(site.store).keep_run(task, replace(run, id=f"{100:032x}"))
+    asked = Asked()
+    store = Store(mongo_url, (asked,))
+    found = await Tasks(store).run_of_key(task, key)
+    assert (found and found.id) == (f"{77:032x}" if key == "key-77" else None)
+    assert await Tasks(store).run_of_key(task + 1, key) is None  # keys of other tasks are no matter
+    store.close()
+    with MongoClient(mongo_url) as client:
+        plans = [
+            client.get_default_database().command("explain", one, verbosity="executionStats") for one in asked.finds
+        ]
+    assert sum(plan["executionStats"]["totalDocsExamined"] for plan in plans) <= 3
 
 
 async def test_a_request_that_is_sent_again_starts_one_run(site: Gateway, ann: Client) -> None:

@@ -196,7 +196,8 @@ class Tasks:
         """Put an ended run into the history; twice is as good as once."""
         async with answering():
             try:
-                await self._runs.insert_one({"_id": run.id, "task_id": task_id, **run_to_doc(run)})
+                document = {key: value for key, value in run_to_doc(run).items() if key != "key" or value is not None}
+                await self._runs.insert_one({"_id": run.id, "task_id": task_id, **document})
             except DuplicateKeyError:
                 return
 
@@ -220,7 +221,10 @@ class Tasks:
     async def run_of_key(self, task_id: int, key: str) -> Run | None:
         """Find a run of a task before its last one by the idempotency key of its request."""
         async with answering():
-            doc = await self._runs.find_one({"task_id": task_id, "key": key})
+            # by the key alone, which is one user's and hardly ever of two tasks: a task may have thousands of runs
+            cursor = self._runs.find({"key": key}, {"task_id": 1})
+            found = [doc["_id"] async for doc in cursor if doc["task_id"] == task_id]
+            doc = await self._runs.find_one({"_id": found[0]}) if found else None
         return run_from_doc(doc) if doc else None
 
     async def find_run(self, task_id: int, run_id: str) -> tuple[Task, Run] | None:
