@@ -87,8 +87,18 @@ def test_etag_changes_with_the_content(owner: httpx.Client, make_task: MakeTask)
     assert len(tags) == 3
 
 
-def test_if_range_of_an_older_version_gives_the_whole_file(owner: httpx.Client, kept: dict[str, Any]) -> None:
-    headers = {"Range": "bytes=0-3", "If-Range": "Mon, 01 Jan 2001 00:00:00 GMT"}
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=0-3", "If-Range": "Mon, 01 Jan 2001 00:00:00 GMT"},
+        {"Range": "bytes=0-3", "If-Range": '"other"'},
+        {"Range": "lines=0-3"},
+    ],
+    ids=["of an older date", "of another version", "of another unit"],
+)
+def test_a_range_that_does_not_count_gives_the_whole_file(
+    owner: httpx.Client, kept: dict[str, Any], headers: dict[str, str]
+) -> None:
     answer = owner.get(f"/tasks/{kept['id']}/files/notes.txt", headers=headers)
     assert (answer.status_code, answer.content) == (200, b"0123456789")
 
