@@ -14,6 +14,7 @@ BLOCK_BYTES: Final = 2880
 _CARD_BYTES: Final = 80
 _MAX_HEADER_BLOCKS: Final = 2000
 _MAX_PARTS: Final = 1000
+_MAX_DATA_BYTES: Final = 2**43  # more is no place in a file on most volumes
 _CHUNK_BYTES: Final = 1 << 20
 _BITPIX: Final = frozenset((8, 16, 32, 64, -32, -64))
 _PLANE_AXES: Final = 2
@@ -82,14 +83,15 @@ def _part_of(cards: dict[str, str]) -> _Part | None:
         extra, groups = int(cards.get("PCOUNT", "0")), int(cards.get("GCOUNT", "1"))
     except (KeyError, ValueError):
         return None
-    if bitpix not in _BITPIX or min([*lengths, extra, groups]) < 0:
+    elements = 1 if lengths else 0
+    for length in lengths:
+        elements *= length
+    data_bytes = abs(bitpix) // 8 * groups * (extra + elements)
+    if bitpix not in _BITPIX or min([*lengths, extra, groups]) < 0 or data_bytes > _MAX_DATA_BYTES:
         raise DataError(
             "bad_fits",
             "The image is not valid FITS: its header declares an impossible size or type. Try to repair it, or upload "
             "it again.",
         )
-    elements = 1 if lengths else 0
-    for length in lengths:
-        elements *= length
     image = cards.get("XTENSION", "'IMAGE").startswith("'IMAGE") and len(lengths) >= _PLANE_AXES and elements > 0
-    return _Part(abs(bitpix) // 8 * groups * (extra + elements), image or cards.get("ZIMAGE") == "T")
+    return _Part(data_bytes, image or cards.get("ZIMAGE") == "T")

@@ -146,6 +146,12 @@ def declares_the_absurd(path: Path) -> None:
     patch_card(path, "NAXIS1", card("NAXIS1", 2_000_000_000))
 
 
+def declares_more_than_any_disk(path: Path) -> None:
+    write(path, field(), observation())
+    for axis in ("NAXIS1", "NAXIS2"):
+        patch_card(path, axis, card(axis, 2_000_000_000))
+
+
 def declares_negative(path: Path) -> None:
     write(path, field(), observation())
     patch_card(path, "NAXIS1", card("NAXIS1", -5))

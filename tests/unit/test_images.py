@@ -93,6 +93,7 @@ BAD = [
     (made.truncated_gzip, "truncated", "damaged or truncated"),
     (made.declares_too_much, "truncated", "its header declares 20,480,000 bytes"),
     (made.declares_the_absurd, "too_large", f"{MAX_PIXELS // 1_000_000} million"),
+    (made.declares_more_than_any_disk, "bad_fits", "impossible size"),
     (made.declares_negative, "bad_fits", "not valid FITS"),
     (made.twenty_thousand_square, "truncated", "its header declares 400,000,000 bytes"),
     (made.bad_bitpix, "bad_fits", "not valid FITS"),

@@ -105,14 +105,8 @@ def full(request: web.Request, task: Task) -> dict[str, Any]:
     step = task.run.current if task.run else None
     sign = request.app[COORDINATOR].signs.peek(step.id) if step else None
     return {
-        "id": task.id,
-        "original_name": task.original_name,
-        "title": task.title,
-        "state": task.state,
-        "user": task.user,
+        **listed(task),
         "groups": list(task.groups),
-        "created": iso(task.created),
-        "modified": iso(task.modified),
         "completed": iso(task.completed),
         "config": task.config(),
         "celery_id": task.chain_id,
