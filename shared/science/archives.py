@@ -6,6 +6,7 @@ all replicas know the same. The folder may be emptied at any time.
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import time
@@ -101,28 +102,36 @@ def apply_ca_bundle(path: Path | None) -> None:
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Reads the whole answer within a deadline, whatever time-outs the caller forgot; a trickle of bytes ends too."""
+    """Reads the whole answer within a deadline, whatever time-outs the caller forgot; a trickle of bytes ends too.
+
+    With `stream=True` the answer is read as well, into a file that the caller closes: a large one is not in memory.
+    """
 
     def __init__(self, deadline_s: float) -> None:
         super().__init__()
         self.deadline_s = deadline_s
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+    def send(
+        self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **options: Any
+    ) -> requests.Response:
         end = time.monotonic() + self.deadline_s
         options["timeout"] = (min(CONNECT_TIMEOUT_S, self.deadline_s), min(SILENCE_TIMEOUT_S, self.deadline_s))
-        response = super().send(request, *args, **options)
+        response = super().send(request, stream, *args, **options)
+        body: IO[bytes] = SpooledTemporaryFile(MEMORY_BYTES) if stream else io.BytesIO()  # noqa: SIM115  handed over
         try:
-            body = self._read(response, end)
-        finally:
+            self._read(response, body, end)
             response.raw.close()
-        response.raw = body
-        response.headers.pop("Content-Encoding", None)  # the body is decoded by now
-        if response.status_code >= SERVER_FAULT or response.status_code == TOO_MANY_REQUESTS:
-            response.raise_for_status()
+            response.raw = body
+            response.headers.pop("Content-Encoding", None)  # the body is decoded by now
+            if response.status_code >= SERVER_FAULT or response.status_code == TOO_MANY_REQUESTS:
+                response.raise_for_status()
+        except BaseException:
+            response.raw.close()
+            body.close()
+            raise
         return response
 
-    def _read(self, response: requests.Response, end: float) -> IO[bytes]:
-        body = SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115  the response's reader closes it
+    def _read(self, response: requests.Response, body: IO[bytes], end: float) -> None:
         while chunk := response.raw.read1(65536, decode_content=True):
             body.write(chunk)
             if time.monotonic() > end:
@@ -132,7 +141,6 @@ class _BoundedAdapter(HTTPAdapter):
                 msg = f"the answer is larger than {MAX_ANSWER_BYTES / 1024**2:g} MiB"
                 raise ArchiveFaultError(msg)
         body.seek(0)
-        return body
 
 
 def session(deadline_s: float) -> requests.Session:

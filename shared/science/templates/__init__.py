@@ -48,7 +48,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ...contracts.bands import TEMPLATES
-from ...errors import UsageError
+from ...errors import InternalError, UsageError
 from ...worker.step import Resources
 from ..archives import Log
 from ..detection import Options, detect_sep
@@ -159,7 +159,7 @@ def get_template(
         raise no_overlap(found[0], wcs, shape) if source == "custom" else _nothing_here(source, chosen, wcs, shape)
     coverage = covered(mask, log)
     saturation = _saturation(custom, found, wcs, shape) if source == "custom" else None
-    width_pix = fwhm_pix or _measured_fwhm(source, image, mask, wcs, log)
+    width_pix = fwhm_pix or _measured_fwhm(source, image, mask, wcs, gain=gain, log=log)
     log(f"Template: FWHM {width_pix:.2f} pixels, gain {gain:g}, {len(found)} pieces, {time.monotonic() - began:.1f} s")
     return Template(image, mask, gain, saturation, width_pix, source, chosen, coverage)
 
@@ -200,11 +200,10 @@ def _saturation(custom: CustomTemplate | None, found: list[Piece], wcs: WCS, sha
     return custom.saturation * pixel_map(wcs, shape, found[0].wcs).scale ** 2
 
 
-def _measured_fwhm(source: str, image: Image, mask: Mask, wcs: WCS, log: Log) -> float:
+def _measured_fwhm(source: str, image: Image, mask: Mask, wcs: WCS, *, gain: float, log: Log) -> float:
     starts = [max((side - _MAX_FWHM_SIDE_PIX) // 2, 0) for side in image.shape]
     rows, columns = (slice(start, start + _MAX_FWHM_SIDE_PIX) for start in starts)
-    part, bad = np.ascontiguousarray(image[rows, columns]), np.ascontiguousarray(mask[rows, columns])
-    width_pix = None if bad.all() else estimate_fwhm(detect_sep(part, bad, Options()).objects, log)
+    width_pix = _star_width(image[rows, columns], mask[rows, columns], gain, log)
     if width_pix is not None:
         return width_pix
     if source == "custom":
@@ -216,3 +215,18 @@ def _measured_fwhm(source: str, image: Image, mask: Mask, wcs: WCS, log: Log) ->
     width_pix = _USUAL_FWHM_ARCSEC[source] / 3600 / pixel_scale_deg(wcs)
     log(f"No star in the template: its FWHM is taken for the survey's usual one, {width_pix:.2f} pixels")
     return width_pix
+
+
+def _star_width(image: Image, mask: Mask, gain: float, log: Log) -> float | None:
+    known = image[~mask]
+    if not known.size:
+        return None
+    spread = float(np.median(np.abs(known - np.median(known))))
+    if not spread > 0:
+        return None
+    try:  # in units of the noise, which surveys have anywhere from 1e-3 to 1e3
+        found = detect_sep(np.ascontiguousarray(image / np.float32(spread)), mask, Options(gain=gain * spread))
+    except InternalError as error:
+        log(f"Template: {error.user_message}")
+        return None
+    return estimate_fwhm(found.objects, log)

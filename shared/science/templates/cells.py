@@ -47,6 +47,10 @@ class CellTable:
     half_deg: float
     turn_deg: float
 
+    @functools.cached_property
+    def _centres(self) -> Floats:
+        return _direction(self.ra_deg, self.dec_deg)
+
     def covers(self, ra_deg: float, dec_deg: float) -> bool:
         """Tell whether a cell lies at a position."""
         return bool(self._near(np.array([ra_deg]), np.array([dec_deg]), 0.0).size)
@@ -61,7 +65,7 @@ class CellTable:
 
     def _near(self, ra_deg: Floats, dec_deg: Floats, margin_deg: float) -> NDArray[np.intp]:
         """List the cells that one of the positions lies in, or within a margin of."""
-        points, cells = _direction(ra_deg, dec_deg), _direction(self.ra_deg, self.dec_deg)
+        points, cells = _direction(ra_deg, dec_deg), self._centres
         centre = points.mean(axis=0)
         centre /= np.linalg.norm(centre)
         reach_deg = np.degrees(np.arccos(np.clip((points @ centre).min(), -1, 1))) + 2 * self.half_deg + margin_deg

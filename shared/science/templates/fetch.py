@@ -89,6 +89,8 @@ class ImageCache:
     def get(self, wanted: Wanted) -> Path | None:
         """Get one file; see `each`."""
         path = self._folder / wanted.name
+        with _writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
         timeout_s = self.archive.deadline_s * (self.archive.attempts + 1)
         with locked(path.with_name(f".{path.name}.lock"), timeout_s):
             with contextlib.suppress(FileNotFoundError):
@@ -119,22 +121,25 @@ class ImageCache:
             self._log(*words)
 
     def _store(self, body: IO[bytes] | None, path: Path) -> None:
-        part = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as part:
-                if body is not None:
-                    shutil.copyfileobj(body, part, 1 << 20)
+        with _writing(), contextlib.ExitStack() as stack:
+            if body is not None:
+                stack.enter_context(body)
+            part = stack.enter_context(NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False))
+            stack.callback(Path(part.name).unlink, missing_ok=True)
+            if body is not None:
+                shutil.copyfileobj(body, part, 1 << 20)
+            part.flush()
             Path(part.name).chmod(0o644)
             Path(part.name).replace(path)
-        except OSError as error:
-            if part is not None:
-                Path(part.name).unlink(missing_ok=True)
-            message = "Reference images cannot be kept: the site's cache is full or not writable. Try again later."
-            raise TransientError("cache_full", message, reason=str(error)) from error
-        finally:
-            if body is not None:
-                body.close()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = "Reference images cannot be kept: the site's cache is full or not writable. Try again later."
+        raise TransientError("cache_full", message, reason=str(error)) from error
 
 
 def _asking(wanted: Wanted) -> Callable[[requests.Session], IO[bytes] | None]:

@@ -164,6 +164,9 @@ def _cells(archive: _CellArchive, band: str, wcs: WCS, shape: tuple[int, int], c
         if image is None:
             cache.say(f"{cache.archive.title} has no {groups[number][0].name.rpartition('/')[2]}")
             continue
+        if mask is None:
+            name = groups[number][1].name.rpartition("/")[2]
+            cache.say(f"Warning: {cache.archive.title} has no {name}: saturated stars are not masked")
         cell = cells[number]
         try:
             sky = look_at(image, float(table.ra_deg[cell]), float(table.dec_deg[cell]), table.half_deg)

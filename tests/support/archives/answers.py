@@ -1,4 +1,4 @@
-"""What the archives answer: VizieR (VOTable over ASU), Sesame in both formats, Fink's resolver, hips2fits."""
+"""What VizieR (VOTable over ASU), Sesame in both formats, Fink's resolver and hips2fits answer."""
 
 import io
 import json
@@ -12,11 +12,20 @@ from astropy.io.votable import from_table
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from . import images
+
 Answer = tuple[str, bytes]
 EMPTY = (
     b'<?xml version="1.0"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">'
     b'<RESOURCE name="none"><INFO name="QUERY_STATUS" value="OK"/></RESOURCE></VOTABLE>'
 )
+HOSTS = {
+    "api.ztf.fink-portal.org": "tns",
+    "cdsxmatch.u-strasbg.fr": "xmatch",
+    "ssp.imcce.fr": "skybot",
+    "ps1images.stsci.edu": "ps1",
+    "portal.nersc.gov": "legacysurvey",
+}
 RADIUS_UNITS_DEG = {"-c.rd": 1.0, "-c.rm": 1 / 60, "-c.rs": 1 / 3600}
 
 
@@ -28,9 +37,7 @@ def archive_of(host: str, path: str) -> str | None:
         return "sesame"
     if path.endswith("/hips2fits"):
         return "hips2fits"
-    if "fink-portal" in host:
-        return "tns"
-    return None
+    return HOSTS.get(host)
 
 
 def vizier(body: str, tables: Mapping[str, Table]) -> Answer:
@@ -86,8 +93,8 @@ def tns(body: bytes, names: Mapping[str, tuple[float, float]]) -> Answer:
     return "application/json", json.dumps(rows).encode()
 
 
-def hips2fits(query: str) -> Answer:
-    """Answer with a picture whose brightest pixel is the centre."""
+def hips2fits(query: str, stars: images.Stars | None) -> Answer:
+    """Answer with a picture of the stars; without them its brightest pixel is the centre."""
     asked = {key: values[0] for key, values in parse_qs(query).items()}
     width, height = int(asked["width"]), int(asked["height"])
     if "wcs" in asked:
@@ -99,8 +106,11 @@ def hips2fits(query: str) -> Answer:
         wcs.wcs.crpix = [(width + 1) / 2, (height + 1) / 2]
         scale = float(asked["fov"]) / max(width, height)
         wcs.wcs.cdelt = [-scale, scale]
-    v, u = np.mgrid[0:height, 0:width]
-    picture = np.exp(-((u - (width - 1) / 2) ** 2 + (v - (height - 1) / 2) ** 2) / 18)
+    if stars is None:
+        v, u = np.ogrid[0:height, 0:width]
+        picture = np.exp(-((u - (width - 1) / 2) ** 2 + (v - (height - 1) / 2) ** 2) / 18)
+    else:
+        picture = images.hips_picture(wcs, (height, width), stars)
     sink = io.BytesIO()
     fits.PrimaryHDU(picture.astype(np.float32), wcs.to_header(relax=True)).writeto(sink)
     return "image/fits", sink.getvalue()

@@ -4,6 +4,7 @@ import asyncio
 import enum
 import threading
 import urllib.parse
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Self
 from aiohttp import web
 from astropy.table import Table
 
-from . import answers
+from . import answers, crossmatch, images
 from .ca import Authority
 
 
@@ -27,6 +28,15 @@ class Behaviour(enum.Enum):
     GARBAGE = "a web page instead of the answer"
     DOWN = "the connection ends at once"
     NOTHING = "a picture without a pixel"
+    LYING = "an image of another place and size"
+    ABSENT = "404"
+
+
+_PAGES = {
+    Behaviour.BROKEN: (500, "internal error"),
+    Behaviour.GARBAGE: (200, "<html><body>Down for maintenance</body></html>"),
+    Behaviour.ABSENT: (404, "not found"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,18 @@ class ArchiveServer:
         Positions by lower-case name, for Sesame.
     transients
         The same for TNS.
+    bodies
+        Name, RA, Dec (degrees) and V of those that SkyBoT knows, at any time.
+    stars
+        What the image archives show; without them hips2fits gives a picture with something in its middle.
     """
 
     folder: Path
     tables: dict[str, Table] = field(default_factory=dict)
     names: dict[str, tuple[float, float]] = field(default_factory=dict)
     transients: dict[str, tuple[float, float]] = field(default_factory=dict)
+    bodies: list[tuple[str, float, float, float]] = field(default_factory=list)
+    stars: images.Stars | None = None
     asked: list[Asked] = field(default_factory=list)
     _behaviours: dict[str, list[Behaviour]] = field(default_factory=dict)
 
@@ -70,6 +86,7 @@ class ArchiveServer:
         """Answer well again, and forget what was asked."""
         self._behaviours.clear()
         self.asked.clear()
+        self.stars = None
 
     def count(self, archive: str) -> int:
         """Count the requests to an archive."""
@@ -164,26 +181,41 @@ class ArchiveServer:
         self.asked.append(Asked(archive, host, request.raw_path, body.decode(errors="replace")))
         queue = self._behaviours.get(archive, [Behaviour.OK])
         behaviour = queue.pop(0) if len(queue) > 1 else queue[0]
-        if behaviour is Behaviour.BROKEN:
-            return web.Response(status=500, text="internal error")
-        if behaviour is Behaviour.GARBAGE:
-            return web.Response(text="<html><body>Down for maintenance</body></html>", content_type="text/html")
-        kind, content = await asyncio.to_thread(self._content, archive, request, body)
+        if behaviour in _PAGES:
+            status, text = _PAGES[behaviour]
+            return web.Response(status=status, text=text, content_type="text/html")
+        answer = await asyncio.to_thread(self._content, archive, request, body)
+        if answer is None:
+            return web.Response(status=400, text=crossmatch.NO_TABLE.format("of that name"), content_type="text/xml")
+        kind, content = answer
+        if not content:
+            return web.Response(status=404, text="not found")
         if behaviour is Behaviour.NOTHING:
             content = answers.without_pixels(content)
-        if behaviour in {Behaviour.OK, Behaviour.CUT, Behaviour.NOTHING}:
+        if behaviour is Behaviour.LYING:
+            content = await asyncio.to_thread(images.another, content)
+        if behaviour in {Behaviour.OK, Behaviour.CUT, Behaviour.NOTHING, Behaviour.LYING}:
             length = len(content) // 2 if behaviour is Behaviour.CUT else len(content)
             return web.Response(body=content[:length], content_type=kind)
         return await _spoiled(request, content, behaviour)
 
-    def _content(self, archive: str, request: web.Request, body: bytes) -> answers.Answer:
-        if archive == "vizier":
-            return answers.vizier(body.decode(), self.tables)
-        if archive == "sesame":
-            return answers.sesame(request.path, request.raw_path.partition("?")[2], self.names)
-        if archive == "tns":
-            return answers.tns(body, self.transients)
-        return answers.hips2fits(request.query_string)
+    def _content(self, archive: str, request: web.Request, body: bytes) -> answers.Answer | None:
+        query = request.query_string
+        makers = {
+            "vizier": lambda: answers.vizier(body.decode(), self.tables),
+            "xmatch": lambda: crossmatch.xmatch(request.headers["Content-Type"], body, self.tables),
+            "skybot": lambda: crossmatch.skybot(query, self.bodies),
+            "sesame": lambda: answers.sesame(request.path, request.raw_path.partition("?")[2], self.names),
+            "tns": lambda: answers.tns(body, self.transients),
+            "hips2fits": lambda: answers.hips2fits(query, self.stars),
+            "ps1": lambda: self._image(images.ps1_file, request.path),
+            "legacysurvey": lambda: self._image(images.legacy_file, request.path),
+        }
+        return makers[archive]()
+
+    def _image(self, file_of: Callable[[str, images.Stars], bytes | None], path: str) -> answers.Answer:
+        assert self.stars is not None, "the image archives need stars"
+        return "application/fits", file_of(path, self.stars) or b""
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
