@@ -5,8 +5,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from .params import CleanupParams, InspectParams, PhotometryParams, StackParams, StepParams
-from .results import TARGETS_FILE
+from .params import CleanupParams, InspectParams, PhotometryParams, SimpleTransientsParams, StackParams, StepParams
+from .results import CANDIDATES_FILE, TARGETS_FILE
 
 IMAGE_RANK: Final = 0
 """Rank of a change of `image.fits` itself: its commit hides the results of every step."""
@@ -119,6 +119,21 @@ _TABLE: Final = (
             "targets/",
         ),
         time_limit_s=3600,
+    ),
+    Step(
+        name="simple_transients",
+        service="transients",
+        rank=5,
+        state="transients_simple",
+        params=SimpleTransientsParams,
+        log="transients_simple.log",
+        files=(
+            "candidates_simple.vot",
+            "candidates_simple.reg",
+            CANDIDATES_FILE,
+            "candidates_simple/",
+        ),
+        time_limit_s=1800,
     ),
 )
 

@@ -5,6 +5,7 @@ from .cleanup import CleanupParams
 from .inspect import InspectParams
 from .photometry import PhotometryParams
 from .stack import StackParams
+from .transients import SimpleTransientsParams
 
 __all__ = [
     "MAX_CONFIG_BYTES",
@@ -12,6 +13,7 @@ __all__ = [
     "CleanupParams",
     "InspectParams",
     "PhotometryParams",
+    "SimpleTransientsParams",
     "StackParams",
     "StepParams",
 ]

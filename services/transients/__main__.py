@@ -1,0 +1,5 @@
+from shared.worker.runtime import main
+
+from .spec import SPECS
+
+main("transients", SPECS)
