@@ -66,16 +66,6 @@ PHOTOMETRY_PLOTS: Final = tuple(
 
 _TABLE: Final = (
     Step(
-        name="stack",
-        service="subtraction",
-        rank=1,  # below that of cleanup: what it makes is the task's image, which stays as an upload does
-        state="stacking",
-        params=StackParams,
-        log="stacking.log",
-        files=("image.fits", "coverage.fits"),
-        time_limit_s=3600,
-    ),
-    Step(
         name="cleanup",
         service="inspect",
         rank=2,
@@ -134,6 +124,16 @@ _TABLE: Final = (
             "candidates_simple/",
         ),
         time_limit_s=1800,
+    ),
+    Step(
+        name="stack",
+        service="subtraction",
+        rank=1,  # below that of cleanup: what it makes is the task's image, which stays as an upload does
+        state="stacking",
+        params=StackParams,
+        log="stacking.log",
+        files=("image.fits", "coverage.fits"),
+        time_limit_s=3600,
     ),
 )
 
