@@ -1,0 +1,44 @@
+"""The engine `hotpants`: the HOTPANTS program where it is installed, else our own solver."""
+
+import numpy as np
+
+from . import alard, program
+from .compose import Measured, compose, side_of
+from .model import Difference, Log, Options
+from .prepare import Frame
+from .stars import Stars
+
+_UNUSED = ("kcs", "ssig")
+
+
+def subtract(
+    image: Frame, template: Frame, stars: Stars, fwhm_pix: tuple[float, float], *, options: Options, log: Log
+) -> Difference:
+    """Subtract.
+
+    Parameters
+    ----------
+    fwhm_pix
+        Of image and template.
+    """
+    extra = options.hotpants
+    if options.program is not None:
+        return program.subtract(image, template, stars, fwhm_pix, options=options, program=options.program, log=log)
+    log("Subtracting with the Alard-Lupton solver")
+    unused = sorted(extra.model_fields_set.intersection(_UNUSED))
+    if unused:
+        log(f"Without effect here, for the HOTPANTS program only: {' '.join(unused)}")
+    side = side_of(*fwhm_pix, extra.c)
+    log(f"The {side} is convolved")
+    target, source = (image, template) if side == "template" else (template, image)
+    widths = fwhm_pix if side == "template" else fwhm_pix[::-1]
+    match, solutions = alard.match(target, source, stars, widths, extra=extra, threads=options.threads, log=log)
+    rows, columns = image.shape
+    y, x = np.array(rows / 2), np.array(columns / 2)
+    middle = min(solutions, key=lambda one: float(np.hypot(*one.at(x, y))))
+    scale = float(middle.scale_at(x, y))
+    error = middle.scale_error
+    if side == "image":
+        scale, error = 1 / scale, error / scale**2
+    measured = Measured(scale, error, middle.scatter, widths[0], sum(one.stars for one in solutions))
+    return compose(target, match, side, measured, options)
