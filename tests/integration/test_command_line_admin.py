@@ -12,9 +12,7 @@ import pytest
 
 from services.gateway import keys
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, free_port, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
+from tests.support.store import free_port
 
 ROOT = Path(__file__).parents[2]
 

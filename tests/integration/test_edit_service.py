@@ -32,9 +32,6 @@ from shared.worker.procfs import children_of
 from tests.support import fits as files
 from tests.support.rabbit import TestBroker, free_ports
 from tests.support.service import alive, until
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 SIDE = 2600
 """An image that takes seconds to destripe, so that there is time to kill somebody."""

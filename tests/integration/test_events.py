@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,23 +15,10 @@ from shared.broker import progress_route
 from shared.contracts.messages import StepMessage, StepProgress
 from tests.support.events import Followed, follow
 from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
+SITE = {"events_heartbeat_s": 0.2, "events_max_per_user": 3}
 
 RUN = {"steps": ["inspect", "photometry"]}
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path, events_heartbeat_s=0.2, events_max_per_user=3) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
 
 
 async def _held(site: Gateway) -> StepMessage:

@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,22 +16,10 @@ from services.gateway.middlewares import answer_errors
 from services.gateway.storage import Store
 from shared.broker.memory import MemoryBroker
 from shared.settings import GatewaySettings
-from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, free_port, mongo_url
+from tests.support.gateway import Client, Gateway
+from tests.support.store import free_port
 
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
+ANN = {"groups": ["survey"]}
 
 
 async def raw(site: Gateway, request: bytes) -> tuple[bytes, dict]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,21 +9,9 @@ import aiohttp
 import pytest
 
 from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path, max_upload_bytes=8 * 2**20) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
+SITE = {"max_upload_bytes": 8 * 2**20}
+ANN = {"groups": ["survey"]}
 
 
 async def test_create_and_read(site: Gateway, ann: Client) -> None:

@@ -2,24 +2,13 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from services.gateway import keys
 from services.gateway.domain.errors import Unauthenticated
-from tests.support.gateway import Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
+from tests.support.gateway import Gateway
 
 
 async def test_login_gives_a_token_that_works(site: Gateway) -> None:

@@ -17,9 +17,6 @@ from services.preview.renderer import answer
 from shared.contracts.preview import PICTURE_REQUEST, PictureMade
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 
 @pytest.fixture
@@ -40,12 +37,6 @@ async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     os.mkfifo(data / "pipe.fits")
     async with gateway(mongo_url, tmp_path / "volume") as running:
         yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
 
 
 async def test_folders_first(site: Gateway, ann: Client) -> None:

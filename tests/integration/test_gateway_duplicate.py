@@ -1,28 +1,14 @@
 """Duplicates of tasks, and presets with files."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from services.gateway.domain.errors import Invalid
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
+ANN = {"groups": ["survey"]}
 
 
 async def put(client: Client, task: int, name: str, content: bytes) -> None:

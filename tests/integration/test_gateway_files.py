@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,24 +13,11 @@ from yarl import URL
 from services.gateway import keys
 from shared.metrics import REGISTRY
 from shared.taskdir import TaskDir
-from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
+from tests.support.gateway import Client, Gateway, until
 
-__all__ = ["embedded_store", "mongo_url"]
+ANN = {"groups": ["survey"]}
 
 FORM = "multipart/form-data; boundary=b"
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
 
 
 def folder(site: Gateway, task_id: int) -> TaskDir:

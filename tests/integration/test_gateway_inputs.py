@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,26 +17,13 @@ from services.gateway.storage import Store
 from shared.broker.memory import MemoryBroker
 from shared.settings import GatewaySettings
 from shared.taskdir import TaskDir
-from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
+from tests.support.gateway import Client, Gateway, until
 
-__all__ = ["embedded_store", "mongo_url"]
+ANN = {"groups": ["survey", "nova"]}
 
 JSON = "application/json"
 FORM = "multipart/form-data; boundary=b"
 PART = b'--b\r\nContent-Disposition: form-data; name="title"'
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey", "nova"]) as client:
-        yield client
 
 
 async def raw(

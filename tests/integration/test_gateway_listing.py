@@ -1,7 +1,9 @@
 """The listing of tasks: what it shows, and what it reads for that."""
 
+import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,10 @@ from services.gateway.storage.codec import task_fields
 from services.gateway.storage.shelves import ROWS, row_of
 from shared.taskdir import TasksRoot
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
+ANN = {"groups": ["survey"]}
 
 AT = datetime(2026, 11, 23, tzinfo=UTC)
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
 
 
 def some(owners: Sequence[str], count: int) -> list[Task]:
@@ -234,6 +223,18 @@ class Finds(monitoring.CommandListener):
 
 COUNT = 100_000
 OWNERS = [f"user{number}" for number in range(49)]
+
+
+async def test_a_listing_of_all_holds_a_few_tasks_at_a_time(site: Gateway, ann: Client, mongo_url: str) -> None:
+    await asyncio.to_thread(store_all, mongo_url, some(["ann"], 3000))
+    gc.collect()
+    most, body = 0, bytearray()
+    async with ann.session.get(f"{ann.url}/tasks/") as response:
+        async for piece in response.content.iter_any():
+            body += piece
+            most = max(most, sum(type(one) is Task for one in gc.get_objects()))
+    assert [row["id"] for row in json.loads(body)] == list(range(3000, 0, -1))
+    assert 0 < most <= 700  # three pieces of 200, and a few
 
 
 @pytest.fixture(scope="module")

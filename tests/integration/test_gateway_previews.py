@@ -17,21 +17,14 @@ from shared.contracts.preview import CACHE_FOLDER, PICTURE_REQUEST, PictureMade,
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.previews import COLUMNS, ROWS, pixels, scene, write
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
+ANN = {"groups": ["survey"]}
 
 
 @pytest.fixture
 async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     async with gateway(mongo_url, tmp_path / "volume") as running:
         yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
 
 
 class Service:

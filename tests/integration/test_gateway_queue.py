@@ -1,29 +1,11 @@
 """What the queue says of steps and chains that run, have ended, or belong to others; form of every answer."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import pytest
-
-from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
+from tests.support.gateway import Client, Gateway
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
 
 
 async def run(client: Client, *steps: str) -> tuple[int, str]:

@@ -1,29 +1,14 @@
 """Runs through the gateway: the real store, the broker in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from services.gateway import keys
 from shared.contracts.messages import StepDone
-from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
+from tests.support.gateway import Client, Gateway, until
 
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path, max_steps_per_user=3) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
+SITE = {"max_steps_per_user": 3}
 
 
 async def start(client: Client, task: int, steps: list[str], **config: object) -> dict:

@@ -12,9 +12,6 @@ import pytest
 from services.gateway.routes import OPERATIONS
 from shared.contracts.rpc import RPCS, Refusal
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 VIEW: Final = frozenset({"owner", "member", "viewer", "editor", "staff"})
 EDIT: Final = frozenset({"owner", "member", "editor", "staff"})

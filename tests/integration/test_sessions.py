@@ -19,9 +19,6 @@ from services.gateway.model import now
 from services.gateway.routes.auth import LoggedIn
 from shared.settings import GatewaySettings
 from tests.support.gateway import Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 
 @dataclass

@@ -15,9 +15,6 @@ from services.gateway.domain.throttle import _PAIR, Throttle
 from services.gateway.model import now
 from services.gateway.storage import Attempts
 from tests.support.gateway import Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 HOME, AWAY = "192.0.2.10", "198.51.100.20"
 FREE = 10  # wrong passwords for one account from one address, before the first wait
