@@ -34,7 +34,7 @@ from .matching import unit_vectors
 Floats = NDArray[np.float64]
 
 MAX_UPLOAD: Final = 20_000
-_MARGIN_ARCSEC: Final = 2.0
+_MARGIN_ARCSEC: Final = 1.0
 """XMatch pairs by positions of another epoch than those that it tells."""
 _UPLOADED: Final = ("cell", "cell_ra", "cell_dec")
 _POSITIONS: Final = (

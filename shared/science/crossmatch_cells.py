@@ -15,7 +15,7 @@ from astropy.table import Table
 from .archives import locked, write_atomically
 from .catalogs.sky import Cells
 
-CELL_ORDER: Final = 13  # 26 arcsec: a little more than the neighbourhood of an object; below XMatch's largest radius
+CELL_ORDER: Final = 14  # 13 arcsec: larger ones bring more sources that are not asked for, smaller ones more questions
 FILE_ORDER: Final = 9
 LOCK_ORDER: Final = 4
 LOCK_TIMEOUT_S: Final = 300.0
