@@ -21,11 +21,8 @@ from tests.support.gateway import Client, Gateway, until
 from tests.support.image_edits import (
     QUICK,
     Service,
-    ann,
     download,
-    embedded_store,
     image,
-    mongo_url,
     names,
     service,
     shape,
@@ -34,7 +31,7 @@ from tests.support.image_edits import (
     task,
 )
 
-__all__ = ["ann", "embedded_store", "mongo_url", "service", "site", "task"]
+__all__ = ["service", "site", "task"]
 
 
 async def unchanged(site: Gateway, ann: Client, task: int, content: bytes) -> None:

@@ -20,11 +20,8 @@ from tests.support import fits as files
 from tests.support.gateway import Client, Gateway, until
 from tests.support.image_edits import (
     Service,
-    ann,
     download,
-    embedded_store,
     image,
-    mongo_url,
     names,
     service,
     shape,
@@ -34,7 +31,9 @@ from tests.support.image_edits import (
     upload,
 )
 
-__all__ = ["ann", "embedded_store", "mongo_url", "service", "site", "task"]
+__all__ = ["service", "site", "task"]
+
+ANN = {"groups": ["survey"]}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What the reconciler mends: the death of a gateway or a worker at any moment."""
 
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,21 +15,8 @@ from shared.contracts.messages import StepProgress
 from shared.contracts.steps import STEPS
 from shared.taskdir import AttemptKey, Commit, Fenced, Manifest, claim
 from tests.support.gateway import Client, Gateway, gateway, until
-from tests.support.store import embedded_store, mongo_url
 
-__all__ = ["embedded_store", "mongo_url"]
-
-
-@pytest.fixture
-async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(mongo_url, tmp_path, silent_after_s=0.5) as running:
-        yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann") as client:
-        yield client
+SITE = {"silent_after_s": 0.5}
 
 
 async def test_a_run_whose_gateway_died_before_publishing_goes_on(site: Gateway, ann: Client) -> None:

@@ -20,9 +20,6 @@ from shared.worker.request import RequestContext
 from shared.worker.results import keep_only
 from tests.support import fits as files
 from tests.support.gateway import Client, Gateway, gateway
-from tests.support.store import embedded_store, mongo_url
-
-__all__ = ["embedded_store", "mongo_url"]
 
 QUICK = IMAGE_EDIT.model_copy(update={"time_limit_s": 0.5})
 
@@ -31,12 +28,6 @@ QUICK = IMAGE_EDIT.model_copy(update={"time_limit_s": 0.5})
 async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     async with gateway(mongo_url, tmp_path / "volume") as running:
         yield running
-
-
-@pytest.fixture
-async def ann(site: Gateway) -> AsyncIterator[Client]:
-    async with site.client("ann", groups=["survey"]) as client:
-        yield client
 
 
 class Service:
