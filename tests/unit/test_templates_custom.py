@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from shared.errors import DataError, UsageError
 from shared.science.templates import CustomTemplate, Template, get_template
+from shared.science.templates.pieces import read_bad
 from shared.worker.step import Resources
 from tests.support.reprojection import Grid, tan
 
@@ -176,3 +177,12 @@ def test_asinh_scaling_is_undone(task):
     header["BSOFTEN"], header["BOFFSET"] = 30.0, 5.0
     template = task.get(task.put(coded.astype(np.float32), header))
     assert np.median(template.image) == pytest.approx(100, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "int32", "float32"])
+def test_mask_bits_of_any_type(tmp_path, kind):
+    bits = np.zeros((6, 8), np.uint16)
+    bits[1, 2], bits[3, 4], bits[5, 6] = 0x8000, 0x4000, 0x0008
+    fits.PrimaryHDU(bits.view(np.int16) if kind == "int16" else bits.astype(kind)).writeto(tmp_path / "bits.fits")
+    bad = read_bad(tmp_path / "bits.fits", (6, 8), slice(1, 6), slice(0, 8), 0xC000)
+    assert np.argwhere(bad).tolist() == [[0, 2], [2, 4]]

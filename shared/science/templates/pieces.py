@@ -23,6 +23,7 @@ Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _EDGE_PIX: Final = 4
+_INT_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def read_part(path: Path, rows: slice, columns: slice) -> Image:
         return unscale_asinh(np.ascontiguousarray(part), plane.header)
 
 
-def read_bits(path: Path, shape: tuple[int, int], rows: slice, columns: slice) -> NDArray[np.int64]:
-    """Read a part of a file's mask bits.
+def read_bad(path: Path, shape: tuple[int, int], rows: slice, columns: slice, bad_bits: int) -> Mask:
+    """Read which pixels of a part of a file of mask bits have one of some bits, or nothing at all.
 
     Raises
     ------
@@ -134,7 +135,11 @@ def read_bits(path: Path, shape: tuple[int, int], rows: slice, columns: slice) -
         if plane.shape != shape:
             raise DataError("mask_shape", f"the mask has {size_of(plane.shape)} pixels, the image {size_of(shape)}")
         bits = plane.rows(rows.start, rows.stop)[:, columns]
-    return np.nan_to_num(bits, nan=-1).astype(np.int64) if bits.dtype.kind == "f" else bits.astype(np.int64)
+    if bits.dtype.kind == "f":  # scaled, or with blank pixels
+        bits = np.nan_to_num(bits, nan=bad_bits)
+    if bits.dtype.kind == "f" or bits.dtype.itemsize < _INT_BYTES:  # where the sign is the highest bit
+        bits = bits.astype(np.int32)
+    return np.asarray((bits & bad_bits) != 0)
 
 
 def position(ra_deg: float, dec_deg: float) -> str:

@@ -19,7 +19,7 @@ from ..surveys import HIPS_URLS
 from ..wcs import pixel_scale_deg
 from .cells import CellTable, blocks_on, legacy_bricks, ps1_skycells
 from .fetch import ImageCache, Wanted
-from .pieces import Image, Mask, Piece, Sky, look_at, read_bits, read_part
+from .pieces import Image, Mask, Piece, Sky, look_at, read_bad, read_part
 
 MAX_PIECES: Final = 64
 """Most files of a survey that a frame may need, images alone; skycells have 60 MB each."""
@@ -135,7 +135,7 @@ class _Stored:
             bad = ~np.isfinite(part)
             if self.mask is not None:
                 path = self.mask
-                bad |= (read_bits(path, self.sky.shape, rows, columns) & self.contents.bad_bits) != 0
+                bad |= read_bad(path, self.sky.shape, rows, columns, self.contents.bad_bits)
         except DataError as error:
             raise self.cache.forget(path, error.user_message) from error
         return part, bad
