@@ -72,7 +72,7 @@ def test_broader_and_shallower_template_keeps_the_zero_point_of_the_image(engine
 
 
 def test_noise_of_a_shallow_template_counts() -> None:
-    field = make_field(IMAGE, Sky(SHARP, level=1500), scale=0.8, seed=4)
+    field = make_field(IMAGE, Sky(SHARP, level=1500), scale=0.8, transient_flux=60_000, seed=4)
     found = subtract("hotpants", field.pair)
     check(found, field)
     assert np.median(found.noise) > 1.1 * np.sqrt(400 / 1.5 + (5 / 1.5) ** 2)
