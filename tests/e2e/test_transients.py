@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 from scipy.spatial import cKDTree
 
+from stdweb.client import ApiError
 from stdweb.sky import simulate
+from tests.support.conformance import wait_until
 from tests.support.transients import inject
 
 STEPS = ["inspect", "photometry", "simple_transients"]
@@ -30,3 +33,13 @@ def test_new_stars_are_found_through_the_api(stack) -> None:
         assert len(places) <= 9
         names = {entry["name"] for entry in client.files(task_id)}
         assert {"transients_simple.log", "candidates_simple.vot", "candidates_simple.reg", "candidates_simple"} <= names
+        # the step reads another task: here the same one, in which of course all of them were detected
+        client.process(task_id, ["simple_transients"], {"simple_others": str(task_id)})
+        wait_until(lambda: "running" not in client.task(task_id)["state"], 120, "the step ends")
+        assert client.task(task_id)["state"] == "transients_simple_done"
+        client.download(task_id, "candidates_simple.json", stack.root / "again.json")
+        assert json.loads((stack.root / "again.json").read_text()) == candidates
+        client.download(task_id, "transients_simple.log", stack.root / "transients.log")
+        assert f"were detected in task {task_id} as well" in (stack.root / "transients.log").read_text()
+        with pytest.raises(ApiError, match="simple_others: there is no task 999999 that you may see"):
+            client.process(task_id, ["simple_transients"], {"simple_others": "999999"})
