@@ -18,7 +18,10 @@ from scipy.spatial import cKDTree
 from .astrometry_sip import terms
 from .stacking_grid import Floats, Transform
 
-_THRESHOLD_SIGMA: Final = 8.0
+_THRESHOLDS_SIGMA: Final = (8.0, 4.0)
+"""The lower one where the other finds few stars."""
+
+_FEW_STARS: Final = 20
 _MIN_AREA: Final = 5
 _MAX_STARS: Final = 500
 _STACK_PIXELS: Final = 3_000_000
@@ -65,6 +68,9 @@ class Stars:
         return len(self.x)
 
 
+_NO_STARS: Final = Stars(np.zeros(0), np.zeros(0), np.zeros(0), math.nan)
+
+
 def find_stars(image: NDArray[np.float32], unusable: NDArray[np.bool_], noise_adu: float) -> Stars:
     """Find the brighter stars of an image whose background is about zero; none where there are none.
 
@@ -77,12 +83,18 @@ def find_stars(image: NDArray[np.float32], unusable: NDArray[np.bool_], noise_ad
     noise_adu
         Standard deviation of the background.
     """
-    none = Stars(np.zeros(0), np.zeros(0), np.zeros(0), math.nan)
-    if not noise_adu > 0:
-        return none
+    stars = _NO_STARS
+    for threshold in _THRESHOLDS_SIGMA:
+        if noise_adu > 0 and len(stars) < _FEW_STARS:
+            stars = _stars_above(threshold, image, unusable, noise_adu)
+    return stars
+
+
+def _stars_above(threshold: float, image: NDArray[np.float32], unusable: NDArray[np.bool_], noise_adu: float) -> Stars:
+    none = _NO_STARS
     sep.set_extract_pixstack(_STACK_PIXELS)
     try:
-        found = sep.extract(image, _THRESHOLD_SIGMA, err=noise_adu, mask=unusable, minarea=_MIN_AREA)
+        found = sep.extract(image, threshold, err=noise_adu, mask=unusable, minarea=_MIN_AREA)
     except Exception:  # noqa: BLE001  SEP's wrapper raises the bare class; an image that is all objects has no stars
         return none
     found = found[(found["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC)) == 0]
