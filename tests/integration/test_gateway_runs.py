@@ -1,12 +1,13 @@
 """Runs through the gateway: the real store, the broker in memory."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from services.gateway import keys
 from shared.contracts.messages import StepDone
-from tests.support.gateway import Client, Gateway, until
+from tests.support.gateway import Client, Gateway, gateway, until
 
 SITE = {"max_steps_per_user": 3}
 
@@ -233,6 +234,23 @@ async def test_fair_share_holds_back_and_releases(site: Gateway, ann: Client) ->
     await until(lambda: released(tasks[3]))
     await ann.ok("POST", f"/tasks/{tasks[1]}/cancel/")
     await until(lambda: released(tasks[4]))
+
+
+async def test_waiting_steps_that_were_cancelled_take_no_place(mongo_url: str, tmp_path: Path) -> None:
+    """The reconciler, which would find out in the end, does not come by."""
+    async with gateway(mongo_url, tmp_path, reconcile_every_s=60, **SITE) as site, site.client("ann") as ann:
+        site.worker.hold = {"inspect"}
+        tasks = [await ann.new_task() for _ in range(6)]
+        for task in tasks:
+            await start(ann, task, ["inspect"])
+        for task in tasks[3:5]:
+            await ann.ok("POST", f"/tasks/{task}/cancel/")
+        await site.worker.report(site.worker.work(site.worker.seen[0]))
+
+        async def last_released() -> bool:
+            return site.worker.seen[-1].task_id == tasks[5]
+
+        await until(last_released)
 
 
 @pytest.mark.parametrize("slow_s", [0, 0.5])

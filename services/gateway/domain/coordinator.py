@@ -341,6 +341,8 @@ class Coordinator:
                 if task_id is None:
                     return
                 new = await self.revisions.release(task_id, step)
+                if new is None:  # it was cancelled, or deleted, meanwhile
+                    self.shares.unused(user, step)
             if new is not None:
                 await self.go_on(new)
 

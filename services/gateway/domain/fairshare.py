@@ -112,6 +112,10 @@ class FairShare:
         if lane.counted < since:  # else the count may have missed it already; the next one will tell
             lane.free += 1
 
+    def unused(self, user: str, step: str) -> None:
+        """Give a place back whose task does not wait any more."""
+        self._lanes[user, step].free += 1
+
     def held(self, user: str, step: str, task_id: int) -> None:
         """Note that a step waits."""
         self._lanes[user, step].waiting[task_id] = time.monotonic()
