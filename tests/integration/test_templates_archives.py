@@ -52,7 +52,7 @@ class Field:
         return get_template(
             self.source,
             band,
-            self.wcs,
+            self.wcs.deepcopy(),  # as in another process: one object does not stand calls from several threads
             shape,
             resources=self.resources,
             log=lambda *words: self.lines.append(str(words[0])),
