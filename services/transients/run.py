@@ -13,12 +13,13 @@ from shared.science.catalogs.sky import distance_deg
 from shared.science.crossmatch import known_sources
 from shared.science.cutouts import Scene, write_cutouts
 from shared.science.skybot import known_bodies
+from shared.science.solution import Inputs, load_photometry
 from shared.science.tables import annotate, write_votable
 from shared.science.targets import resolve_targets
 from shared.worker.step import StepContext
 
 from . import core
-from .inputs import Inputs, load, positions_of
+from .inputs import positions_of
 
 _SKYBOT_RADIUS_DEG: Final = 10 / 3600
 """As STDPipe's: ephemerides are geocentric, and bodies move while the image is taken."""
@@ -38,7 +39,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     params = ctx.params
     with np.errstate(all="ignore"):
         ctx.progress(0.0, "reading the photometry")
-        inputs = load(ctx)
+        inputs = load_photometry(ctx)
         radius_deg = core.matching_radius_deg(inputs.fwhm_pix, inputs.pixscale_deg, inputs.rms_arcsec)
         ctx.log(f"{len(inputs.objects)} objects, matching radius {3600 * radius_deg:.2f} arcsec")
         left = select(ctx, params, inputs, radius_deg)

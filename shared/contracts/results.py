@@ -10,6 +10,12 @@ TARGETS_FILE: Final = "target.json"
 CANDIDATES_FILE: Final = "candidates_simple.json"
 """Written by `simple_transients` beside candidates_simple.vot."""
 
+SUB_TARGETS_FILE: Final = "sub_target.json"
+"""Written by `subtraction` beside sub_target.vot."""
+
+SUB_CANDIDATES_FILE: Final = "candidates.json"
+"""Written by `subtraction` beside candidates.vot."""
+
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)

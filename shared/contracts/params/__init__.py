@@ -5,6 +5,7 @@ from .cleanup import CleanupParams
 from .inspect import InspectParams
 from .photometry import PhotometryParams
 from .stack import StackParams
+from .subtraction import SubtractionParams
 from .transients import SimpleTransientsParams
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "SimpleTransientsParams",
     "StackParams",
     "StepParams",
+    "SubtractionParams",
 ]
