@@ -30,7 +30,7 @@ status: ## say what runs
 
 test: ## run every test, with what they need
 	@bash scripts/setup.sh tests
-	@$(PYTHON_IN_VENV) -m pytest
+	@$(PYTHON_IN_VENV) -m pytest --numprocesses=2
 
 lint: setup ## style and import rules
 	@$(BIN)/ruff check .

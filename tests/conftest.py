@@ -4,13 +4,28 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.stack import Stack, running_stack
 
 if TYPE_CHECKING:
     from stdweb.sky import Observation
 
+_WITH_THE_STACK = ("tests/e2e/", "tests/conformance/")
 _SLOW_TO_START = {"stack", "site"}
+
+
+class _Shared(LoadScopeScheduling):
+    """Gives the tests of one file to one worker, and all that share the stack to one worker as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "stack" if nodeid.startswith(_WITH_THE_STACK) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Say who runs which tests."""
+    return _Shared(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
