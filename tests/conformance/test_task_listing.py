@@ -62,29 +62,29 @@ def test_staff_is_given_all(staff: httpx.Client, five: list[int]) -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        (f"{WORD} one", [0]),
-        (f"one {WORD}", [0]),  # every word, in any order
-        (f"{WORD} ONE", [0]),
-        (f"{WORD} two", [1]),
-        (f"{WORD} night2", [1]),  # one in the title, one in the name
-        (f"{WORD} NIGHT", [4, 3, 2, 1, 0]),
-        (f"{WORD} one two", []),
-        (f"{WORD} .*", [2]),  # plain text and not a pattern
-        (f"{WORD} 100%", [3]),
-        (f"{WORD} r_x", [3]),
-        (f"{WORD} n.ght1", []),
-        (f"{WORD} (", []),
-        (f"{WORD} [a-z]", []),
-        (f"{WORD} grüße", [4]),
-        (f"{WORD} GRÜ", [4]),
-        (f"{WORD}\\", []),
-        (f"{WORD} $where", []),
+        ("WORD one", [0]),
+        ("one WORD", [0]),  # every word, in any order
+        ("WORD ONE", [0]),
+        ("WORD two", [1]),
+        ("WORD night2", [1]),  # one in the title, one in the name
+        ("WORD NIGHT", [4, 3, 2, 1, 0]),
+        ("WORD one two", []),
+        ("WORD .*", [2]),  # plain text and not a pattern
+        ("WORD 100%", [3]),
+        ("WORD r_x", [3]),
+        ("WORD n.ght1", []),
+        ("WORD (", []),
+        ("WORD [a-z]", []),
+        ("WORD grüße", [4]),
+        ("WORD GRÜ", [4]),
+        ("WORD\\", []),
+        ("WORD $where", []),
     ],
 )
 def test_query_is_words_of_name_title_owner_or_group_as_plain_text(
     owner: httpx.Client, five: list[int], query: str, expected: list[int]
 ) -> None:
-    assert found(owner, query=query) == [five[index] for index in expected]
+    assert found(owner, query=query.replace("WORD", WORD)) == [five[index] for index in expected]
 
 
 def test_query_matches_the_owner(owner: httpx.Client, five: list[int], site: Site) -> None:
