@@ -115,7 +115,9 @@ class WorkerSettings(ProcessSettings):
 class PreviewSettings(ProcessSettings):
     """Settings of the preview service."""
 
-    slots: int | None = Field(None, ge=1, le=256, description="Pictures drawn at once; by default one a core")
+    slots: int | None = Field(
+        None, ge=1, le=256, description="Pictures of one user drawn at once, and one more in all; by default one a core"
+    )
     preview_memory_bytes: int = Field(3 * 2**30, gt=0, description="Memory of a process that draws, bytes")
     preview_time_s: float = Field(30, gt=0, description="Longest time to draw a picture, seconds")
     preview_cache_bytes: int = Field(4 * 2**30, gt=0, description="Size of the cache of pictures and copies, bytes")

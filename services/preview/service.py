@@ -15,7 +15,14 @@ from pydantic import ValidationError
 
 from shared.broker import connect
 from shared.broker.topology import topology
-from shared.contracts.preview import CACHE_FOLDER, PICTURE_REPLY, PICTURE_REQUEST, PictureMade
+from shared.contracts.preview import (
+    CACHE_FOLDER,
+    PICTURE_REPLY,
+    PICTURE_REQUEST,
+    CutoutRequest,
+    PictureMade,
+    PreviewRequest,
+)
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from shared.health import health_app, serve_health
 from shared.logging import configure_logging
@@ -24,9 +31,19 @@ from shared.settings import PreviewSettings
 
 from .cache import Cache
 from .pool import Pool
+from .turns import MAX_HELD, Crowded, Turns
 
 _SWEEP_S: Final = 60.0
 _GRACE_S: Final = 10.0
+_SPARE_S: Final = 2.0  # of the time that the gateway waits, for all but waiting and drawing
+_BUSY: Final = Refusal(
+    code="busy",
+    error="Several of your pictures are being drawn, or wait for it, and this one had no turn. Ask for it again.",
+    status="busy",
+)
+_FULL: Final = Refusal(
+    code="full", error="All renderers draw pictures of other users just now; try again later.", status="later"
+)
 
 RENDER_SECONDS: Final = Histogram(
     "stdweb_render_seconds",
@@ -63,7 +80,10 @@ class Service:
         self._slots = settings.slots or len(os.sched_getaffinity(0))
         limits = str(settings.preview_memory_bytes), f"{settings.preview_time_s:g}"
         own = {"MPLCONFIGDIR": folder, "XDG_CACHE_HOME": folder, "XDG_CONFIG_HOME": folder, "MPLBACKEND": "Agg"}
-        self._pool = Pool(self._slots, (str(settings.data_dir), *limits), own)
+        # one more than one user may have, so that the others need not wait for slow pictures
+        self._pool = Pool(self._slots + 1, (str(settings.data_dir), *limits), own)
+        wait_s = max(1, PREVIEW_RENDER.time_limit_s - settings.preview_time_s - _SPARE_S)
+        self._turns = Turns(self._slots + 1, self._slots, wait_s)
         self._working = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -87,7 +107,8 @@ class Service:
         # a service that cannot keep the cache small ends, for its supervisor to start it again
         sweeping.add_done_callback(lambda _: stopping.set())
         await _first(self._pool.warm, stopping)
-        subscribing = asyncio.create_task(broker.serve(PREVIEW_RENDER, self.answer, prefetch=self._slots))
+        prefetch = self._slots + 1 + 2 * MAX_HELD  # of those that wait somebody may have the next turn
+        subscribing = asyncio.create_task(broker.serve(PREVIEW_RENDER, self.answer, prefetch=prefetch))
         subscribing.add_done_callback(lambda task: stopping.set() if task.cancelled() or task.exception() else None)
         subscribing.add_done_callback(lambda _: consuming.set())
         await stopping.wait()
@@ -118,7 +139,7 @@ class Service:
         self._working += 1
         self._quiet.clear()
         try:
-            reply = PICTURE_REPLY.validate_json(await self._pool.ask(request.model_dump_json().encode()))
+            reply = await self._drawn(request)
         finally:
             self._working -= 1
             if self._working == 0:
@@ -135,6 +156,13 @@ class Service:
             seconds=round(seconds, 4),
         )
         return reply
+
+    async def _drawn(self, request: PreviewRequest | CutoutRequest) -> PictureMade | Refusal:
+        try:
+            async with self._turns.turn(request.user):
+                return PICTURE_REPLY.validate_json(await self._pool.ask(request.model_dump_json().encode()))
+        except Crowded as error:
+            return _BUSY if error.own else _FULL
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -65,6 +65,7 @@ class PreviewOptions(PictureOptions):
 class _PictureRequest(Request):
     task_id: int | None = Field(description="Whose file it is; None for the shared data directory")
     path: str = Field(description="Name of the file, relative")
+    user: str = Field("", description="Who asks, for fair shares")
 
 
 class PreviewRequest(_PictureRequest):

@@ -38,7 +38,7 @@ class RpcMessage(BaseModel):
 
 
 class Request(RpcMessage):
-    """A request; who asked is of no concern to the service."""
+    """A request."""
 
     at: AwareDatetime = Field(description="When the sender made the message, UTC")
     request_id: str = Field("", description="Id of the client's request, for the logs")
@@ -51,8 +51,10 @@ class Refusal(RpcMessage):
     code: str
     error: str = Field(description="One sentence for the user")
     parameter: str | None = Field(None, description="Which parameter was wrong; None when none was")
-    status: Literal["bad", "missing", "later", "fault"] = Field(
-        "bad", description="The user can mend it; there is no such thing; it may work later; our fault"
+    status: Literal["bad", "missing", "busy", "later", "fault"] = Field(
+        "bad",
+        description="The user can mend it; there is no such thing; it may work once other requests of the user have "
+        "ended; it may work later; our fault",
     )
 
 

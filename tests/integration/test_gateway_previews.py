@@ -34,10 +34,13 @@ class Service:
         self.volume = Volume(site.data_dir)
         self.asked = 0
         self.refuse: Refusal | None = None
+        self.users: set[str] = set()
 
     async def __call__(self, body: bytes) -> PictureMade | Refusal:
         self.asked += 1
-        return self.refuse or await asyncio.to_thread(answer, self.volume, PICTURE_REQUEST.validate_json(body))
+        request = PICTURE_REQUEST.validate_json(body)
+        self.users.add(request.user)
+        return self.refuse or await asyncio.to_thread(answer, self.volume, request)
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ async def test_a_preview_has_a_tag_and_is_drawn_once(ann: Client, task: int, ser
     assert (unchanged.status, nothing) == (304, b"")
     async with ann.session.head(ann.url + path) as head:
         assert (head.status, int(head.headers["Content-Length"])) == (200, len(body))
-    assert service.asked == 1
+    assert (service.asked, service.users) == (1, {"ann"})
     png, picture = await get(ann, f"{path}&format=png&cmap=gray&unknown=1")
     assert png.content_type == "image/png"
     assert png.headers["ETag"] != response.headers["ETag"]
@@ -172,6 +175,13 @@ async def test_a_fault_of_the_service_is_told_as_one(ann: Client, task: int, ser
     assert "secret" not in content["detail"]
     service.refuse = Refusal(code="disk_full", error="There is no space.", status="later")
     assert (await ann.call("GET", f"/tasks/{task}/preview/image.fits"))[0] == 503
+
+
+async def test_who_asks_for_too_many_at_once_is_told_to_ask_again(ann: Client, task: int, service: Service) -> None:
+    service.refuse = Refusal(code="busy", error="Your pictures are being drawn.", status="busy")
+    async with ann.session.get(f"{ann.url}/tasks/{task}/preview/image.fits") as response:
+        assert (response.status, response.headers["Retry-After"]) == (429, "5")
+        assert (await response.json())["detail"] == "Your pictures are being drawn."
 
 
 async def test_a_large_picture_takes_no_memory(site: Gateway, ann: Client, task: int) -> None:

@@ -17,6 +17,7 @@ from astropy.io import fits
 
 from services.gateway.domain.errors import Invalid, Missing, Unavailable
 from services.gateway.domain.previews import Previews, Source
+from services.gateway.model import User
 from shared.broker import Broker, BrokerUnavailable, NoAnswer, connect
 from shared.contracts.preview import PreviewOptions
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal, Request
@@ -160,7 +161,7 @@ def running(rabbit: TestBroker, tmp_path: Path) -> Iterator[Running]:
 
 
 async def drawn(previews: Previews, source: Source, options: PreviewOptions, request_id: str) -> tuple[str, bytes]:
-    key, picture = await previews.picture(source, options, request_id)
+    key, picture = await previews.picture(source, options, User("ann"), request_id)
     with picture:
         return key, picture.read()
 

@@ -125,7 +125,7 @@ def _refused(reply: Refusal) -> Refused | EditFault:
     match reply.status:
         case "missing":
             return Missing(_NO_IMAGE)
-        case "later":
+        case "later" | "busy":
             return Unavailable(reply.error)
         case "fault":
             return EditFault(reply.code)

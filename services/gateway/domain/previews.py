@@ -28,11 +28,12 @@ from shared.contracts.preview import (
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from shared.taskdir import NotFound, TasksRoot
 
-from ..model import Task, now
-from .errors import Invalid, Missing, Refused, Unavailable
+from ..model import Task, User, now
+from .errors import Invalid, Missing, Refused, TooMany, Unavailable
 
 _APPEARS_S: Final = 5.0  # what another host has written may take so long to be seen
 _LOOK_S: Final = 0.1
+_AGAIN_S: Final = 5
 _AWAY: Final = "The preview service is away; try again later."
 _GONE: Final = "There is no such file."
 
@@ -104,7 +105,9 @@ class Previews:
         os.close(fd)
         return status
 
-    async def picture(self, source: Source, options: PictureOptions, request_id: str) -> tuple[str, BinaryIO]:
+    async def picture(
+        self, source: Source, options: PictureOptions, user: User, request_id: str
+    ) -> tuple[str, BinaryIO]:
         """Open the picture of a file.
 
         Parameters
@@ -113,6 +116,8 @@ class Previews:
             The file.
         options
             `PreviewOptions` for an image, `CutoutOptions` for a cutout.
+        user
+            Who asks; the service draws only some of a user's pictures at once.
         request_id
             For the logs of the service.
 
@@ -125,13 +130,15 @@ class Previews:
         ------
         Invalid
             When the file or an option cannot be used.
+        TooMany
+            When the user's other pictures keep the service busy.
         Unavailable
             When the service gave no answer.
         """
         key = key_of(source, options)
         picture = await asyncio.to_thread(self._open, picture_name(key, options))
         if picture is None:
-            key = (await self._made(source, options, request_id)).key
+            key = (await self._made(source, options, user, request_id)).key
             picture = await self._appearing(picture_name(key, options))
         return key, picture
 
@@ -149,8 +156,14 @@ class Previews:
             await asyncio.sleep(_LOOK_S)
         return picture
 
-    async def _made(self, source: Source, options: PictureOptions, request_id: str) -> PictureMade:
-        place: dict[str, Any] = {"task_id": source.task_id, "path": source.path, "request_id": request_id, "at": now()}
+    async def _made(self, source: Source, options: PictureOptions, user: User, request_id: str) -> PictureMade:
+        place: dict[str, Any] = {
+            "task_id": source.task_id,
+            "path": source.path,
+            "user": user.name,
+            "request_id": request_id,
+            "at": now(),
+        }
         request = (
             PreviewRequest(options=options, **place)
             if isinstance(options, PreviewOptions)
@@ -176,6 +189,8 @@ def _refused(reply: Refusal) -> Refused | PreviewFault:
     match reply.status:
         case "missing":
             return Missing(_GONE)
+        case "busy":
+            return TooMany(reply.error, _AGAIN_S)
         case "later":
             return Unavailable(reply.error)
         case "fault":

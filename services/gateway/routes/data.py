@@ -11,7 +11,7 @@ from ..domain.previews import Source
 from ..keys import DATA
 from .files import OpenFile, rows
 from .operation import ANY, Operation
-from .previews import PICTURES, options_of, send
+from .previews import ERRORS, PICTURES, options_of, send
 from .replies import reply
 from .schemas import FileRow
 
@@ -57,6 +57,6 @@ _PATH = "/api/files/{path:.+}"
 
 ROUTES = (
     Operation("GET", "/api/files", get, reply=list[FileRow]),
-    Operation("GET", _PATH + _PREVIEW + "/", preview, query=PreviewOptions, media=PICTURES, errors=(304,)),
+    Operation("GET", _PATH + _PREVIEW + "/", preview, query=PreviewOptions, media=PICTURES, errors=ERRORS),
     Operation("GET", _PATH, get, reply=list[FileRow], media=(ANY,), errors=(206, 304, 412, 416)),
 )

@@ -19,6 +19,7 @@ from .replies import task_id_of
 _PIECE: Final = 2**20  # bytes; few pictures are larger, but one may be hundreds of times as large
 
 PICTURES: Final = tuple(CONTENT_TYPES.values())
+ERRORS: Final = (304, 429)
 Options = TypeVar("Options", bound=PictureOptions)
 
 
@@ -46,7 +47,7 @@ async def send(request: web.Request, source: Source, options: PictureOptions) ->
         response = web.Response(status=304)
         response.etag = key_of(source, options)
         return response
-    key, picture = await request.app[PREVIEWS].picture(source, options, request[REQUEST_ID])
+    key, picture = await request.app[PREVIEWS].picture(source, options, request[USER], request[REQUEST_ID])
     with picture:
         size = os.fstat(picture.fileno()).st_size
         response = web.StreamResponse() if size > _PIECE else web.Response()
@@ -82,6 +83,6 @@ async def cutout(request: web.Request) -> web.StreamResponse:
 
 
 ROUTES = (
-    Operation("GET", "/api/tasks/{id}/preview/{path:.+}", preview, query=PreviewOptions, media=PICTURES, errors=(304,)),
-    Operation("GET", "/api/tasks/{id}/cutout/{path:.+}", cutout, query=CutoutOptions, media=PICTURES, errors=(304,)),
+    Operation("GET", "/api/tasks/{id}/preview/{path:.+}", preview, query=PreviewOptions, media=PICTURES, errors=ERRORS),
+    Operation("GET", "/api/tasks/{id}/cutout/{path:.+}", cutout, query=CutoutOptions, media=PICTURES, errors=ERRORS),
 )
