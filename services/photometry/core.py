@@ -7,7 +7,6 @@ from typing import Any, Final
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from shared.contracts.params import PhotometryParams
@@ -18,8 +17,7 @@ from shared.science.centroid import windowed_centroids
 from shared.science.detection import set_magnitudes
 from shared.science.matching import blended, correlation_p_value, match_sky
 from shared.science.shapes import FLAG_ODD_SHAPE, estimate_fwhm, odd_shapes
-from shared.science.targets import Target
-from shared.science.zeropoint import Calibrators, Fit, Terms, ZeroPoint, fit_zero_point
+from shared.science.zeropoint import Calibrators, Fit, Terms, ZeroPoint, fit_zero_point, set_calibrated
 
 Log = Callable[..., None]
 Image = NDArray[np.float32]
@@ -304,15 +302,6 @@ def calibrate(objects: Table, pairs: Calibrators, params: PhotometryParams, shap
     return fit
 
 
-def set_calibrated(table: Table, model: ZeroPoint) -> None:
-    """Set `mag_calib` and `mag_calib_err` from `mag` and `magerr` in place."""
-    x, y, mag = (np.asarray(table[name], float) for name in ("x", "y", "mag"))
-    table["mag_calib"] = mag + model.evaluate(x, y, mag)
-    table["mag_calib_err"] = np.sqrt(
-        np.asarray(table["magerr"], float) ** 2 + model.error(x, y, mag) ** 2 + model.intrinsic_rms**2
-    )
-
-
 def mark_blends(catalog: Table, mag_column: str, fwhm_pix: float, pixscale_deg: float, plan: Aperture) -> None:
     """Add the column `blended`: neighbours in reach of the aperture add more than 3 % of the star's flux."""
     reach_deg = _BLEND_APERTURES * max(plan.radius_pix, fwhm_pix) * pixscale_deg
@@ -363,20 +352,6 @@ def detection_limits(noise_adu: float, model: ZeroPoint, gain: float, sn: float)
         mag = -2.5 * np.log10(float(limits.limiting_flux(noise_adu, gain, level)))
         result[level] = float(mag + model.evaluate(model.x0, model.y0, mag)[0])
     return result
-
-
-def place_targets(targets: list[Target], wcs: WCS) -> Table:
-    """Give names, sky and pixel positions of targets by the refined solution."""
-    x = np.array([np.nan if target.x is None else target.x for target in targets], float)
-    y = np.array([np.nan if target.y is None else target.y for target in targets], float)
-    ra = np.array([target.ra_deg for target in targets], float)
-    dec = np.array([target.dec_deg for target in targets], float)
-    by_pixel = np.isfinite(x) & np.isfinite(y)
-    if by_pixel.any():
-        ra[by_pixel], dec[by_pixel] = wcs.all_pix2world(x[by_pixel], y[by_pixel], 0)
-    if not by_pixel.all():
-        x[~by_pixel], y[~by_pixel] = wcs.all_world2pix(ra[~by_pixel], dec[~by_pixel], 0, quiet=True)
-    return Table({"name": [target.name for target in targets], "ra": ra, "dec": dec, "x": x, "y": y})
 
 
 def measure_targets(table: Table, frame: Frame, plan: Aperture, sn: float, model: ZeroPoint) -> None:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from shared.contracts.bands import CATALOGS
 from shared.contracts.params import PhotometryParams
-from shared.contracts.results import TARGETS_FILE
+from shared.contracts.results import TARGETS_FILE, Measurements
 from shared.errors import DataError, StepError
 from shared.science import aperture, detection, shapes
 from shared.science.astrometry import Solution
 from shared.science.catalogs import CatalogColumns
 from shared.science.centroid import windowed_centroids
+from shared.science.forced import place_targets, report_targets, summary_of, targets_for
 from shared.science.headers import DEFAULT_GAIN
 from shared.science.images import quiet_fits, read_image, read_mask, size_of, write_image
 from shared.science.masks import custom_mask
@@ -30,7 +31,7 @@ from shared.worker.step import StepContext
 
 from . import core, plots, references
 from .drawing import Desk
-from .targets import report_targets, summary, targets_for, write_target_cutouts
+from .targets import write_target_cutouts
 
 _DIGITS: Final = 10
 _SKY_MARGIN_PIX: Final = 4
@@ -305,11 +306,11 @@ def do_targets(
     model: ZeroPoint,
 ) -> None:
     """Measure targets and write `target.vot` and cutouts; nothing when there are none."""
-    targets = targets_for(ctx, params, sky.wcs)
+    targets = targets_for(ctx, params.target, sky.wcs)
     if not targets:
         ctx.log("No targets")
         return
-    table = core.place_targets(targets, sky.wcs)
+    table = place_targets(targets, sky.wcs)
     if params.centroid_targets:
         x, y = np.asarray(table["x"]), np.asarray(table["y"])
         table["x"], table["y"] = windowed_centroids(frame.flat, x, y, fwhm_pix, frame.mask)
@@ -321,7 +322,8 @@ def do_targets(
         table["time"] = params.time
     report_targets(table, frame.shape, ctx)
     write_votable(annotate(table), ctx.work / "target.vot")
-    (ctx.work / TARGETS_FILE).write_text(summary(table, params, sky.cat_name).model_dump_json(indent=1))
+    facts = summary_of(table, band=params.filter, time=params.time, sn=params.sn, catalog=sky.cat_name)
+    (ctx.work / TARGETS_FILE).write_text(Measurements(**facts).model_dump_json(indent=1))
     write_target_cutouts(ctx, params, table, frame, sky.wcs)
 
 

@@ -41,6 +41,8 @@ class Inputs:
         `photometry.json`.
     band
         Of the magnitudes.
+    header
+        Of the image.
     field
         Centre and radius of the frame, degrees.
     """
@@ -50,6 +52,7 @@ class Inputs:
     solution: Mapping[str, Any]
     band: str
     image: NDArray[np.float32]
+    header: fits.Header
     mask: NDArray[np.bool_]
     wcs: WCS
     pixscale_deg: float
@@ -75,7 +78,7 @@ def load_photometry(ctx: StepContext) -> Inputs:
     band = solution.get("filter")
     if band not in FILTERS:
         raise DataError("bad_photometry", f"photometry.json names no filter; {_AGAIN}.")
-    image, _ = read_image(path)
+    image, header = read_image(path)
     wcs = _wcs(ctx)
     rows, columns = image.shape
     wcs.pixel_shape = (columns, rows)
@@ -89,6 +92,7 @@ def load_photometry(ctx: StepContext) -> Inputs:
         solution=solution,
         band=str(band),
         image=image,
+        header=header,
         mask=mask,
         wcs=wcs,
         pixscale_deg=pixel_scale_deg(wcs),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
@@ -197,6 +198,15 @@ class Fit:
     pairs: Calibrators
     used: NDArray[np.bool_]
     values: Floats
+
+
+def set_calibrated(table: Table, model: ZeroPoint) -> None:
+    """Set `mag_calib` and `mag_calib_err` from `mag` and `magerr` in place."""
+    x, y, mag = (np.asarray(table[name], float) for name in ("x", "y", "mag"))
+    table["mag_calib"] = mag + model.evaluate(x, y, mag)
+    table["mag_calib_err"] = np.sqrt(
+        np.asarray(table["magerr"], float) ** 2 + model.error(x, y, mag) ** 2 + model.intrinsic_rms**2
+    )
 
 
 def powers(order: int | None) -> list[tuple[int, int]]:
