@@ -37,13 +37,18 @@ class EmbeddedStore:
 
     @property
     def command(self) -> list[str]:
-        """Command line; without `--sync-on-commit` a crash loses acknowledged writes."""
+        """Command line.
+
+        Without `--sync-on-commit` a crash loses acknowledged writes; `--standalone` spares the log for change streams,
+        which nothing here reads and which costs a fifth of every update.
+        """
         program = Path(sys.executable).parent / "secantusd-py"
         options = {"--host": "127.0.0.1", "--port": str(self.port), "--storage-path": str(self.folder)}
         return [
             str(program),
             *(part for option in options.items() for part in option),
             "--sync-on-commit",
+            "--standalone",
             "--cache-size",
             "256M",
             "--log-level",
