@@ -27,11 +27,11 @@ class Crowded(Exception):
 class Turns:
     """Gives the renderers of one service out.
 
-    Of one user at most `per_user` pictures are drawn at once, which is fewer than there are renderers, and whoever has the
-    fewest in work goes first, then who came first. So one user's slow pictures never hold the last renderer, and a
-    second user waits for nobody; when there are more users with slow pictures than renderers, each waits for a turn.
-    This holds in each service by itself, and so whatever the number of gateways and services is: the broker gives every
-    service some requests of everybody.
+    Of one user at most `per_user` pictures are drawn at once, which is fewer than there are renderers, and whoever has
+    the fewest in work goes first, then who came first. So one user's slow pictures never hold the last renderer, and a
+    second user waits for nobody; when more users have slow pictures than there are renderers, each waits for a turn.
+    This holds in each service by itself, and so whatever the number of gateways and services is: a service takes
+    requests from the broker long before it has a renderer for them, and refuses those that are too many of one user.
 
     Parameters
     ----------

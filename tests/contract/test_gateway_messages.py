@@ -74,7 +74,7 @@ def test_other_forms_are_refused(kind: type[Message], golden: dict, change: dict
 def test_a_task_survives_its_document() -> None:
     task = Task(7, "a", "t", user="ann", groups=("g",), created=AT, modified=AT, state="uploaded", asked={"x": 2**70})
     request = runs.Request("ann", ["inspect", "photometry"], key="digest")
-    task = runs.start(task, request, asked=task.asked, at=AT, admit=lambda _: True)
+    task = runs.start(task, request, run_id="0" * 48, asked=task.asked, at=AT, admit=lambda _: True)
     task = runs.succeed(task, task.run.steps[0].id, {"gain": 1.5, "t": "\ud800"}, AT, lambda _: False)
     fields = task_fields(task)
     assert fields["work"] == "w|ann|photometry"

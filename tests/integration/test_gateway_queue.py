@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from services.gateway import keys
+from services.gateway.domain.run_ids import RunIds
 from tests.support.gateway import Client, Gateway
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -42,7 +44,7 @@ async def test_a_chain_and_its_steps_after_the_end(site: Gateway, ann: Client) -
         ("REVOKED", True, False, False),
     ]
     assert (await ann.call("POST", f"/queue/{chain}/terminate/"))[0] == 400
-    for unknown in (f"{chain}-4", f"{chain}-", chain[:-1], "0" * 33, f"{chain}-1-1", "%00", "x" * 300):
+    for unknown in (f"{chain}-4", f"{chain}-", chain[:-1], "0" * 33, "0" * 48, f"{chain}-1-1", "%00", "x" * 300):
         assert (await ann.call("GET", f"/queue/{unknown}"))[0] == 404, unknown
         assert (await ann.call("POST", f"/queue/{unknown}/terminate"))[0] == 404, unknown
     await ann.ok("DELETE", f"/tasks/{task}/")
@@ -56,10 +58,25 @@ async def test_a_chain_before_its_end(site: Gateway, ann: Client) -> None:
     async with site.client("eve") as eve:
         row = await eve.ok("GET", f"/queue/{chain}")
         assert (row["task_id"], row["task_name"], row["state"]) == (None, None, "PENDING")
+        shown = await eve.ok("GET", "/queue")
+        assert [(row["chain_id"], row["task_id"], row["task_name"]) for row in shown] == [(chain, None, None)] * 2
     async with site.client("viewer", grants=["view_all_tasks"]) as viewer:
         assert (await viewer.ok("GET", "/queue"))[0]["task_id"] == task
         assert (await viewer.call("POST", f"/queue/{chain}/terminate"))[0] == 403
     assert (await ann.ok("POST", f"/queue/{chain}/terminate"))["revoked_count"] == 2
+
+
+async def test_the_name_of_a_run_tells_its_task_to_the_gateways_of_the_site_alone(site: Gateway) -> None:
+    tasks = site.app[keys.COORDINATOR].tasks
+    first, second, stranger = RunIds(tasks), RunIds(tasks), RunIds(tasks)
+    stranger._key = bytes(32)
+    names = [await ids.new(7) for ids in (first, second, first)]
+    assert len({name[32:] for name in names}) == 3
+    for ids in (first, second):
+        assert [await ids.task_of(name) for name in names] == [7, 7, 7]
+    assert {await stranger.task_of(name) for name in names} == {None}
+    for text in ("", "zz", "0" * 32, "0" * 47 + "g", "0" * 49, names[0].upper() + "-1"):
+        assert await first.task_of(text) is None
 
 
 async def test_every_read_answers_head_and_with_and_without_slash(site: Gateway, ann: Client) -> None:

@@ -22,7 +22,7 @@ SITE = {"silent_after_s": 0.5}
 async def test_a_run_whose_gateway_died_before_publishing_goes_on(site: Gateway, ann: Client) -> None:
     coordinator = site.app[keys.COORDINATOR]
     task = await coordinator.tasks.get(await ann.new_task())
-    new = runs.start(task, runs.Request("ann", ["inspect"]), asked={}, at=now(), admit=lambda _: True)
+    new = runs.start(task, runs.Request("ann", ["inspect"]), run_id="r1", asked={}, at=now(), admit=lambda _: True)
     await coordinator.tasks.swap(task, new)
     coordinator.signs.of(new.run.steps[0].id, 1).heard -= 60
     assert (await ann.ended(task.id))["state"] == "inspect_done"
@@ -184,7 +184,8 @@ def test_a_commit_that_came_before_its_run_was_closed_counts() -> None:
         (["inspect"], "done", "inspect_done"),
         (["inspect", "photometry"], "cancelled", "cancelled"),
     ):
-        started = runs.start(plain, runs.Request("ann", names), asked={}, at=at, admit=lambda _: True)
+        request = runs.Request("ann", names)
+        started = runs.start(plain, request, run_id="r1", asked={}, at=at, admit=lambda _: True)
         step = started.run.steps[0]
         manifest = Manifest(
             run_id=started.run.id,

@@ -22,18 +22,12 @@ def task(**fields: object) -> Task:
 
 
 def started(*names: str) -> Task:
-    return runs.start(task(seq=4), runs.Request("ann", names), asked={}, at=AT, admit=lambda _: True)
+    return runs.start(task(seq=4), runs.Request("ann", names), run_id="r", asked={}, at=AT, admit=lambda _: True)
 
 
 def test_numbers_of_commits_go_on() -> None:
     run = started("inspect", "photometry").run
     assert [step.seq for step in run.steps] == [5, 6]
-    assert runs.task_of(run.id) == 17
-
-
-@pytest.mark.parametrize("text", ["", "zz", "0" * 32, "0" * 31 + "g1", "0" * 60])
-def test_what_is_no_run_has_no_task(text: str) -> None:
-    assert runs.task_of(text) is None
 
 
 def test_of_two_reports_the_second_changes_nothing() -> None:
@@ -57,7 +51,7 @@ def test_an_older_attempt_neither_starts_nor_fails_a_step() -> None:
 
 
 def test_a_held_back_step_waits_and_is_released_once() -> None:
-    held = runs.start(task(), runs.Request("ann", ["inspect"]), asked={}, at=AT, admit=lambda _: False)
+    held = runs.start(task(), runs.Request("ann", ["inspect"]), run_id="r", asked={}, at=AT, admit=lambda _: False)
     step = held.run.steps[0]
     assert step.status is StepStatus.WAITING
     free = runs.release(held, step.id)

@@ -25,6 +25,7 @@ from .fairshare import FairShare
 from .fences import Fences
 from .others import check_others
 from .revisions import Revisions
+from .run_ids import RunIds
 from .signs import Signs
 
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
@@ -51,6 +52,7 @@ class Coordinator:
         self.broker = broker
         self.signs = signs
         self.callbacks = callbacks
+        self.run_ids = RunIds(tasks)
         self.shares = FairShare(tasks, max_steps_per_user)
         self.revisions = Revisions(tasks)
         self.revisions.after.append(callbacks.changed)
@@ -83,9 +85,10 @@ class Coordinator:
             raise Unavailable(_BROKER_AWAY)
         if task.run is not None:
             await self.tasks.keep_run(task.id, task.run)
+        run_id = await self.run_ids.new(task.id)
         try:
             async with self.shares.admission(request.user, request.steps[0]) as admit:
-                new = runs.start(task, request, asked=asked, at=now(), admit=admit)
+                new = runs.start(task, request, run_id=run_id, asked=asked, at=now(), admit=admit)
                 started = await self._begin(task, new, request)
                 self._note_wait(started)
         except Changed:

@@ -12,7 +12,6 @@ from ..storage import Tasks
 from . import access
 from .coordinator import Coordinator
 from .errors import Missing
-from .runs import task_of
 from .signs import Signs
 
 _CELERY: Final[Mapping[StepStatus, str]] = {
@@ -95,7 +94,7 @@ class QueueService:
             When there is none.
         """
         run_id = some_id.partition("-")[0]
-        task_id = task_of(run_id)
+        task_id = await self._coordinator.run_ids.task_of(run_id)
         found = await self._tasks.find_run(task_id, run_id) if task_id else None
         if found is not None:
             task, run = found

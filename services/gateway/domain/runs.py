@@ -8,8 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -29,7 +27,6 @@ Admit = Callable[[str], bool]
 VERSION: Final = importlib.metadata.version("stdweb")
 """Of this software."""
 
-_RUN_ID: Final = re.compile(r"[0-9a-f]{32}([0-9a-f]{1,13})")
 _RELEASED: Final = {StepStatus.READY, StepStatus.STARTED}
 
 
@@ -63,9 +60,8 @@ class Request:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, admit: Admit) -> Task:
+def start(task: Task, request: Request, *, run_id: str, asked: dict[str, Any], at: datetime, admit: Admit) -> Task:
     """Begin a run. The caller has checked that none is active."""
-    run_id = new_id(task.id)
     steps = tuple(
         RunStep(id=f"{run_id}-{index}", name=name, seq=task.seq + index)
         for index, name in enumerate(request.steps, start=1)
@@ -92,17 +88,6 @@ def start(task: Task, request: Request, *, asked: dict[str, Any], at: datetime, 
         completed=None,
         modified=at,
     )
-
-
-def new_id(task_id: int) -> str:
-    """Name a new run; the name tells its task, so that it needs no index."""
-    return f"{uuid.uuid4().hex}{task_id:x}"
-
-
-def task_of(run_id: str) -> int | None:
-    """Read from the name of a run whose it is; None when no run has such a name."""
-    match = _RUN_ID.fullmatch(run_id)
-    return int(match[1], 16) if match else None
 
 
 def _turn(run: Run, admit: Admit) -> Run:

@@ -1,6 +1,8 @@
 """The connection to the store, its indexes, and the counters."""
 
 import asyncio
+import contextlib
+import secrets
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
@@ -120,6 +122,16 @@ class Store:
                     return value + 1
                 if found is None:
                     await self.prepare()
+
+    async def secret(self, name: str) -> bytes:
+        """Give a secret that all gateways share; the first to ask makes it."""
+        secrets_ = self._database["secrets"]
+        async with answering():
+            with contextlib.suppress(DuplicateKeyError):
+                if await secrets_.find_one({"_id": name}) is None:
+                    await secrets_.insert_one({"_id": name, "value": secrets.token_hex()})
+            found = await secrets_.find_one({"_id": name})
+        return bytes.fromhex(found["value"]) if found else b""
 
     def close(self) -> None:
         """Close the connections."""

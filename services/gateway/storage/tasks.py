@@ -169,6 +169,10 @@ class Tasks:
 
     # ---- runs
 
+    async def run_key(self) -> bytes:
+        """Give the key of this site that names of runs are made with."""
+        return await self._store.secret("runs")
+
     async def active(self, *, waiting: bool = True) -> list[Task]:
         """List the tasks with a run that has not ended; without their configs.
 
