@@ -12,7 +12,8 @@ from shared.broker import connect
 from shared.logging import configure_logging
 from shared.settings import GatewaySettings
 
-from .app import Runner, build_app
+from .app import build_app
+from .connections import Runner
 from .storage import Store
 
 _SHUTDOWN_S = 10.0  # for requests that are being answered

@@ -4,21 +4,18 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
-from aiohttp.web_protocol import RequestHandler
 
 from shared.broker import Broker
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
-from . import errors, keys
+from . import keys
 from .deliver import Deliverer, Sender
 from .domain.auth import Auth
 from .domain.callbacks import Callbacks
@@ -40,7 +37,7 @@ from .domain.signs import Signs
 from .domain.tasks import TaskService
 from .domain.throttle import Throttle
 from .listener import Listener
-from .middlewares import answer_errors, authenticate, error_response
+from .middlewares import answer_errors, authenticate
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
@@ -174,44 +171,3 @@ async def _prepare(store: Store) -> None:
             await asyncio.sleep(_PREPARE_AGAIN_S)
         else:
             return
-
-
-class _JsonHandler(RequestHandler):
-    """A connection that answers what is no HTTP with JSON too."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer, and close the connection."""
-        super().handle_error(request, status, exc, message)
-        packed = isinstance(exc, ContentEncodingError)  # in a way that aiohttp knows and cannot undo here
-        detail = errors.UNKNOWN_ENCODING if packed else None
-        response = error_response(415 if packed else status, uuid.uuid4().hex, detail)
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; what was refused before any middleware, such as a bad Expect header, as JSON too."""
-        if isinstance(resp, web.HTTPException):
-            resp = error_response(resp.status, uuid.uuid4().hex)
-        return await super().finish_response(request, resp, start_time)
-
-
-class _JsonServer(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _JsonHandler(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """Serves the application; every error is JSON, those of the HTTP parser too."""
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        server.__class__ = _JsonServer
-        return server

@@ -81,7 +81,9 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         response = error_response(error.status, request_id)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
-    except (HttpProcessingError, web.RequestPayloadError):
+    except (HttpProcessingError, web.RequestPayloadError) as error:
+        problem = " ".join(str(error).split())
+        log.info("body damaged", method=request.method, path=request.path, problem=problem)
         return error_response(400, request_id, errors.DAMAGED)
     except Exception as error:
         response = _explain(request, error, request_id)

@@ -1,9 +1,13 @@
 """The REST API: the form of its errors, methods that work everywhere, health."""
 
 import asyncio
+import gzip
 import io
 import json
+import random
 import time
+import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +15,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.gateway.app import Runner, build_app
+from services.gateway.app import build_app
+from services.gateway.connections import Runner
 from services.gateway.middlewares import answer_errors
 from services.gateway.storage import Store
 from shared.broker.memory import MemoryBroker
@@ -68,6 +73,47 @@ async def test_a_body_packed_in_an_unknown_way_is_415(ann: Client, packing: str)
     assert (await ann.call("POST", "/tasks/", **{**body, "headers": {**headers, "Content-Encoding": "identity"}}))[
         0
     ] == 201
+
+
+PACKED = gzip.compress(b'{"title": "' + random.Random(1).randbytes(30_000).hex().encode() + b'"}')
+
+
+@pytest.mark.parametrize(
+    "sent",  # Content-Encoding, the body, and how many lines of the log it is worth
+    [
+        ("gzip", b"no gzip", 1),
+        ("gzip", PACKED[:5000] + b"\xff" * 100 + PACKED[5100:], 1),
+        ("gzip", PACKED[:-8] + b"12345678", 1),
+        ("gzip", PACKED[:20], 0),
+        ("gzip", PACKED[:5000], 0),
+        ("deflate", b"nope", 1),
+        ("deflate", zlib.compress(b'{"title": "a"}')[:-4], 1),
+    ],
+)
+async def test_a_damaged_body_is_a_bad_request_and_no_fault(
+    ann: Client,
+    sent: tuple[str, bytes, int],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    packing, body, lines = sent
+
+    async def piece_by_piece() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+
+    task = await ann.new_task()
+    headers = {"Content-Type": "application/json", "Content-Encoding": packing}
+    for method, path in (("PATCH", f"/tasks/{task}/"), ("POST", "/tasks/")):
+        for data in (body, piece_by_piece()):
+            capsys.readouterr()
+            status, answer = await ann.call(method, path, headers=headers, data=data)
+            assert (status, bool(answer["detail"])) == (400, True)
+            written = capsys.readouterr().out.splitlines()
+            assert len(written) == lines, written
+            assert all((answer["request_id"] in line and "damaged" in line) or "deflate" in line for line in written)
+    assert not caplog.records  # no traceback
+    assert [row["id"] for row in await ann.ok("GET", "/tasks/")] == [task]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 
 from services.gateway import keys
-from services.gateway.app import Runner, build_app
+from services.gateway.app import build_app
+from services.gateway.connections import Runner
 from services.gateway.domain import orphans
 from services.gateway.domain.runs import Request
 from services.gateway.reconcile import Reconciler

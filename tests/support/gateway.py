@@ -13,7 +13,8 @@ from pymongo import monitoring
 
 from services.gateway import keys
 from services.gateway.admin import Admin
-from services.gateway.app import Runner, build_app
+from services.gateway.app import build_app
+from services.gateway.connections import Runner
 from services.gateway.storage import Store
 from shared.broker import Delivery
 from shared.broker.memory import MemoryBroker

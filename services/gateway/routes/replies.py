@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..domain.errors import Invalid, Missing, TooLarge, Unsupported
-from ..errors import UNKNOWN_ENCODING
+from ..errors import DAMAGED, UNKNOWN_ENCODING
 from ..keys import COORDINATOR, SETTINGS, USER
 from ..model import Task
 
@@ -166,4 +166,6 @@ async def _read(request: web.Request) -> bytes:
         data += chunk
         if len(data) > _MAX_JSON:
             raise TooLarge(f"A body of fields may have at most {_MAX_JSON} bytes.")
+    if not data and request.content.total_compressed_bytes:
+        raise Invalid(DAMAGED)  # packed, and cut off before its first byte
     return bytes(data)
