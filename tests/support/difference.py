@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 
 from shared.science.difference import Pair
 
 BETA = 3.0
+_FAINTEST_LEVEL = 0.05
+_LARGEST_REACH_PIX = 300.0
+"""Stars are drawn to where they fall below this level, or end."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,14 @@ class Shape:
     ratio: float = 1.0
     angle_deg: float = 0.0
 
+    @property
+    def alpha_pix(self) -> float:
+        """Give the core radius along the long axis."""
+        return self.fwhm_pix / (2 * np.sqrt(2 ** (1 / BETA) - 1))
+
     def values(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """Evaluate the shape, of the sum 1."""
-        alpha = self.fwhm_pix / (2 * np.sqrt(2 ** (1 / BETA) - 1))
+        alpha = self.alpha_pix
         angle = np.deg2rad(self.angle_deg)
         along = dx * np.cos(angle) + dy * np.sin(angle)
         across = (dy * np.cos(angle) - dx * np.sin(angle)) / self.ratio
@@ -28,7 +37,7 @@ class Shape:
 
     def enclosed(self, radius_pix: float) -> float:
         """Give the flux within a circle, for a round shape."""
-        alpha = self.fwhm_pix / (2 * np.sqrt(2 ** (1 / BETA) - 1))
+        alpha = self.alpha_pix
         return 1 - (1 + (radius_pix / alpha) ** 2) ** (1 - BETA)
 
 
@@ -54,18 +63,35 @@ class Sky:
     slope: float = 0.0
 
 
+@numba.njit(cache=True)
+def _draw(plane: np.ndarray, rows: np.ndarray, alpha: float, ratio: float, angle: float, faintest: float) -> None:
+    nodes = np.array([-0.3872983346, 0.0, 0.3872983346])  # Gauss and Legendre's on a pixel of unit width
+    weights = np.array([5.0, 8.0, 5.0]) / 18.0
+    cosine, sine = np.cos(angle), np.sin(angle)
+    for k in range(rows.shape[0]):
+        x, y, peak = rows[k, 0], rows[k, 1], rows[k, 2] * (BETA - 1) / (np.pi * alpha**2 * ratio)
+        reach = int(min(max(alpha * np.sqrt(max(abs(peak) / faintest, 1.0) ** (1 / BETA)), 20.0), _LARGEST_REACH_PIX))
+        near = (4 * alpha) ** 2
+        for i in range(max(int(y) - reach, 0), min(int(y) + reach + 1, plane.shape[0])):
+            for j in range(max(int(x) - reach, 0), min(int(x) + reach + 1, plane.shape[1])):
+                total = 0.0
+                inside = (i - y) ** 2 + (j - x) ** 2 < near
+                for m in range(3 if inside else 1):
+                    dy = i - y + (nodes[m] if inside else 0.0)
+                    for n in range(3 if inside else 1):
+                        dx = j - x + (nodes[n] if inside else 0.0)
+                        along = dx * cosine + dy * sine
+                        across = (dy * cosine - dx * sine) / ratio
+                        shape = 1 + (along * along + across * across) / (alpha * alpha)
+                        total += (weights[m] * weights[n] if inside else 1.0) / shape**BETA
+                plane[i, j] += peak * total
+
+
 def render(size: int, rows: np.ndarray, shape: Shape) -> np.ndarray:
     """Draw stars of x, y, flux, integrated over the pixels."""
     plane = np.zeros((size, size))
-    nodes, weights = np.array([-0.3873, 0.0, 0.3873]), np.array([5, 8, 5]) / 18
-    half = 30
-    for x, y, flux in rows:
-        left, top = max(int(x) - half, 0), max(int(y) - half, 0)
-        box = slice(top, int(y) + half + 1), slice(left, int(x) + half + 1)
-        grid_y, grid_x = np.mgrid[box][:, : max(size - top, 0), : max(size - left, 0)].astype(float)
-        for node_y, weight_y in zip(nodes, weights, strict=True):
-            for node_x, weight_x in zip(nodes, weights, strict=True):
-                plane[box] += flux * weight_x * weight_y * shape.values(grid_x + node_x - x, grid_y + node_y - y)
+    stars = np.ascontiguousarray(rows, float)
+    _draw(plane, stars, shape.alpha_pix, shape.ratio, float(np.deg2rad(shape.angle_deg)), _FAINTEST_LEVEL)
     return plane
 
 

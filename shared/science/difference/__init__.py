@@ -30,6 +30,7 @@ from importlib import import_module
 from typing import Final
 
 from ...errors import UsageError
+from .cores import fill_cores
 from .model import ENGINES, Difference, Engine, Log, Options, Pair, Scores, hotpants_options, quiet
 from .prepare import prepare
 from .program import hotpants_program
@@ -79,6 +80,7 @@ def subtract(engine: str, pair: Pair, options: Options | None = None, log: Log =
         pair.template_fwhm_pix or measure_fwhm(template, stars),
     )
     log(f"{len(stars)} stars in image and template, FWHM {widths[0]:.2f} and {widths[1]:.2f} pixels")
+    image, template = fill_cores(image, widths[0]), fill_cores(template, widths[1])
     # the engines of STDPipe take seconds to import
     run = import_module(f".{engine}", __name__)
     found: Difference = run.subtract(image, template, stars, widths, options=options, log=log)

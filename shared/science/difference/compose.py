@@ -16,6 +16,7 @@ _WIDER: Final = 1.1
 _MAX_CORRELATION: Final = 3.0
 _MAX_CROWDING: Final = 0.5
 _SOURCE_SIGMA: Final = 2.0
+_MODEL_SIGMA: Final = 4.0
 _MIN_SKY_PIXELS: Final = 100
 _LITTLE: Final = 0.02
 _CROWDED: Final = 0.8
@@ -59,9 +60,10 @@ def compose(target: Frame, match: Match, side: Side, measured: Measured, options
     """
     bad = target.bad | match.bad
     difference = target.pixels - match.model - match.background
-    level = residual_level(difference, match.model > _SOURCE_SIGMA * target.sky, bad, options.bg_size_pix)
+    sources = _sources(target, match)
+    level = residual_level(difference, sources, bad, options.bg_size_pix)
     difference -= level
-    noise = np.sqrt(_variance(difference, target, match, bad))
+    noise = np.sqrt(_variance(difference, target, match, ~(bad | sources)))
     if side == "image":
         # the template minus the image: turned round, and brought back to the zero point of the image
         difference = -difference / match.scale
@@ -120,15 +122,24 @@ def residual_level(difference: Pixels, sources: Mask, bad: Mask, bg_size_pix: in
     return background(difference, avoided, bg_size_pix).level
 
 
-def _variance(difference: Pixels, target: Frame, match: Match, bad: Mask) -> Pixels:
+def _sources(target: Frame, match: Match) -> Mask:
+    """Tell where the model has sources and not only noise, of which an image has much and most templates little."""
+    return match.model > np.maximum(_SOURCE_SIGMA * target.sky, _MODEL_SIGMA * np.sqrt(match.variance))
+
+
+def _variance(difference: Pixels, target: Frame, match: Match, sky: Mask) -> Pixels:
     """Add the variances of both, and bring them to what the sky of the difference shows.
 
     The pixels of a resampled image are correlated, so that convolution averages their noise less than it does that of
     independent pixels: then the variance of the model is raised. Crowded stars make the background look noisier
     than it is: then that of the target is lowered, unless it was given.
+
+    Parameters
+    ----------
+    sky
+        Pixels without sources.
     """
     total = target.variance + match.variance
-    sky = ~bad & (match.model < _SOURCE_SIGMA * target.sky)
     if int(sky.sum()) < _MIN_SKY_PIXELS:
         return total
     excess = robust_sd(difference[sky] / np.sqrt(total[sky])) ** 2 - 1

@@ -128,8 +128,10 @@ def _check_good(image_bad: Mask, template_bad: Mask) -> None:
 
 def _frame(pixels: Pixels, bad: Mask, noise: Pixels | None, *, gain: float, bg_size_pix: int, name: str) -> Frame:
     plane = np.ascontiguousarray(pixels, np.float32)
+    plane = plane - background(plane, bad, bg_size_pix).level
+    # a gradient within a mesh would count as noise
     levels = background(plane, bad, bg_size_pix)
-    plane = plane - levels.level
+    plane -= levels.level
     plane[bad] = 0
     spread = float(np.median(levels.rms[~bad]))
     if spread <= 0:

@@ -35,6 +35,7 @@ _START_SCATTER: Final = 0.05
 _LEAST_SCATTER: Final = 0.002
 _MAD: Final = 1.4826
 _TINY: Final = 1e-30
+_MAX_NOISE_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ class _Fit:
         narrowing = float(shape @ self.overlaps @ shape) * self._scales**2
         self.gram = np.empty((len(pieces), self.size + 2, self.size + 2))
         self.pixels = np.empty(len(pieces), np.intp)
+        noise = np.zeros(len(pieces))
         for k in range(len(pieces)):
             columns = pieces.columns[k].astype(float)
             variance = pieces.variance[k].astype(float)
@@ -233,9 +235,35 @@ class _Fit:
                 rest = columns[-1] - model
                 rest = rest - flux * ((flux * rest)[good].sum() / max((flux[good] ** 2).sum(), _TINY))
                 good = good & (np.abs(rest) < _PIXEL_SIGMA * np.sqrt(variance + (_SHAPE_ERROR * flux) ** 2))
-            weighted = columns * np.where(good, 1 / variance, 0)
-            self.gram[k] = weighted @ columns.T
+            weight = np.where(good, 1 / variance, 0)
+            self.gram[k] = (columns * weight) @ columns.T
+            noise[k] = float(weight @ pieces.source_variance[k])
             self.pixels[k] = good.sum()
+        self.gram[:, :-2, :-2] -= noise[:, None, None] * self._known_noise(noise)
+
+    def _known_noise(self, noise: Values) -> Values:
+        """Give the products of the columns that a source of noise alone would have.
+
+        Noise is in both factors of a product and makes the kernel of the least squares too small, by several per cent
+        for a shallow template. What is expected of it is taken off, though never most of what there is: neighbouring
+        pixels of a resampled source share their noise, so that it is overestimated in the finest structures.
+
+        Parameters
+        ----------
+        noise
+            Sum of the source's variance times the weights, of each star.
+        """
+        seen = self.gram[self.kept, :-2, :-2].sum(axis=0)
+        total = float(noise[self.kept].sum())
+        size = np.sqrt(np.maximum(np.diagonal(seen), _TINY))
+        seen, known = seen / np.outer(size, size), total * self.overlaps / np.outer(size, size)
+        seen[np.diag_indices_from(seen)] += _RIDGE
+        shares, vectors = linalg.eigh(known, seen)
+        if total <= 0 or shares[-1] <= _MAX_NOISE_SHARE:
+            return self.overlaps
+        # vectors.T seen vectors is the unit matrix
+        back = seen @ vectors * size[:, None]
+        return np.asarray((back * np.minimum(shares, _MAX_NOISE_SHARE)) @ back.T / total)
 
     def _transformed(self) -> Values:
         """Give the products of the columns of a Gauss-Newton step: scale, shapes, background, target."""
