@@ -1,0 +1,253 @@
+"""Search for point sources in a difference image, as functions of arrays: no files, no archives.
+
+    found = find_candidates(difference, image, mask, Options(radius_pix=..., annulus_pix=(..., ...)), log)
+    found.table                 # the most significant first, without magnitudes and sky positions
+
+Detection is by a matched filter with the noise of each pixel (in ZOGY by its score), brought to the scatter that empty
+sky has in it, and to that of the surroundings where they are worse: beside saturated stars residuals are everywhere.
+Its threshold is thus the significance of a point source; an aperture, which holds more sky, sees about 0.6 of it. SEP
+does the same filtering, but takes the noise of neighbouring pixels for independent.
+
+Places are then judged by `difference_search_shapes`. A classifier that learns from the shapes of the image's objects
+(an isolation forest) is not used: at equal purity it lost a sixth of the faint transients, because the shape of a
+faint object is mostly noise. Here the fit of a star's shape is compared with what noise allows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.signal import oaconvolve
+from scipy.spatial import cKDTree
+
+from .detection import FLAG_MASKED
+from .difference import Difference
+from .difference_photometry import Pixels, apertures, measure
+from .difference_search_shapes import Shape, Verdict, judge, learn, windows
+from .shapes import FLAG_ODD_SHAPE
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Log = Callable[..., None]
+
+FLAG_EDGE: Final = 0x8
+FLAG_MISMATCH: Final = 0x8000
+"""A small shift, scale or blur of the template explains it."""
+MOST_PLACES: Final = 20_000
+"""More are never looked at: a subtraction that leaves so many failed."""
+
+_SOURCE_SIGMA: Final = 2.0
+_FEW_PIXELS: Final = 100
+_CLIP_SIGMA: Final = 4.0
+_RING_PER_FWHM: Final = (2.0, 5.0)
+_MIN_RING_SHARE: Final = 0.1
+_MAX_MASKED: Final = 0.25
+_DEVIATION: Final = 4.0
+"""Of chi2 from what noise makes of it."""
+_SHAPE_ERROR: Final = 0.05
+"""Of the shape of stars over the field, as part of the flux."""
+_GOOD_SHARE: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Parameters
+    ----------
+    radius_pix
+        Of the aperture in the image that the zero point belongs to.
+    annulus_pix
+        Of the local sky.
+    sn
+        Least significance of a point source.
+    min_area
+        Least number of connected pixels at half of it.
+    shapes
+        Drop what does not look like a star (`filter_prefilter`); it is flagged otherwise.
+    adjust
+        Drop what a mismatch of the template explains (`filter_adjust`); it is flagged otherwise.
+    """
+
+    radius_pix: float
+    annulus_pix: tuple[float, float]
+    sn: float = 5.0
+    min_area: int = 5
+    shapes: bool = True
+    adjust: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates.
+
+    Parameters
+    ----------
+    table
+        x, y, xerr, yerr (pixels), flux, fluxerr (ADU), bg_local, npix_aper, significance, significance_adjusted, chi2,
+        flags; the most significant first.
+    footprint
+        True where anything is seen.
+    """
+
+    table: Table
+    footprint: Bools = field(repr=False)
+
+
+def find_candidates(difference: Difference, image: Pixels, mask: Bools, options: Options, log: Log) -> Found:
+    """Find point sources that are in the image and not in the template.
+
+    Parameters
+    ----------
+    image, mask
+        What the difference was made of, ADU, with its background; True is bad.
+    log
+        Takes lines for the user.
+    """
+    shape = learn(difference)
+    score = scores(difference, shape)
+    ring = surroundings(score, difference.mask, difference.fwhm_pix)
+    score /= ring
+    labels, _ = ndimage.label(score > 0.5 * options.sn, np.ones((3, 3), int))
+    x, y = _places(score, difference.mask, options.sn, difference.fwhm_pix)
+    log(f"{x.size} places with a significance of at least {options.sn:g}")
+    if x.size > MOST_PLACES:
+        log(f"Note: the {MOST_PLACES} most significant are looked at; so many mean that image and template do not fit")
+        x, y = x[:MOST_PLACES], y[:MOST_PLACES]
+    large = np.bincount(labels.ravel())[labels[y, x]] >= options.min_area
+    if not large.all():
+        log(f"{large.sum()} of them have {options.min_area} connected pixels or more")
+        x, y = x[large], y[large]
+    height = score[y, x].astype(float)
+    # the score of ZOGY is divided by the noise of the source itself, which moves its peaks by half a pixel
+    surface = score if difference.scores is None else difference.scores.flux
+    at_x, at_y = _refined(surface, x, y)
+    verdict = judge(difference, shape, at_x, at_y)
+    at_x, at_y = at_x + verdict.dx, at_y + verdict.dy
+    adjusted = verdict.adjusted / ring[y, x]
+    flags = _flags(verdict, height, adjusted < options.sn) | _at_edge(difference, at_x, at_y)
+    keep = verdict.masked <= _MAX_MASKED
+    log(f"{keep.sum()} are not on masked pixels")
+    for wanted, flag, words in (
+        (options.shapes, FLAG_ODD_SHAPE, "have the shape of a star"),
+        (options.adjust, FLAG_MISMATCH, "are more than a shift or scale of the template explains"),
+    ):
+        if wanted:
+            keep &= flags & flag == 0
+            log(f"{keep.sum()} {words}")
+    keep[keep] = _apart(at_x[keep], at_y[keep], difference.fwhm_pix)
+    how = apertures(difference, image, mask, radius_pix=options.radius_pix, annulus_pix=options.annulus_pix)
+    fluxes = measure(difference, at_x[keep], at_y[keep], how)
+    table = Table(
+        {
+            "x": at_x[keep],
+            "y": at_y[keep],
+            "xerr": verdict.xerr[keep],
+            "yerr": verdict.yerr[keep],
+            "flux": fluxes.flux,
+            "fluxerr": fluxes.fluxerr,
+            "bg_local": fluxes.sky,
+            "npix_aper": fluxes.npix,
+            "significance": height[keep],
+            "significance_adjusted": adjusted[keep],
+            "chi2": verdict.chi2[keep],
+            "flags": flags[keep] | fluxes.flags,
+        }
+    )
+    bright = np.isfinite(fluxes.flux) & (fluxes.flux > 0)
+    log(f"{bright.sum()} are apart from each other and have a positive flux")
+    return Found(table[bright], labels > 0)
+
+
+def scores(difference: Difference, shape: Shape) -> Pixels:
+    """Give the significance of a point source at each pixel, of unit scatter on empty sky; 0 at masked pixels."""
+    if difference.scores is not None:
+        score = difference.scores.scorr.astype(np.float32)
+    else:
+        kernel = shape.profile[::-1, ::-1].astype(np.float32)
+        weight = np.where(difference.mask, np.float32(0), difference.noise ** np.float32(-2))
+        signal = oaconvolve(weight * difference.difference, kernel, mode="same")
+        variance = oaconvolve(weight, kernel**2, mode="same")
+        # rounding of the transforms must not matter where everything is masked
+        least = np.float32(_GOOD_SHARE * np.max(weight, initial=0) * (kernel**2).sum() + 1e-30)
+        score = (signal / np.sqrt(np.maximum(variance, least))).astype(np.float32)
+    score[difference.mask] = 0
+    empty = ~difference.mask & (difference.convolved < _SOURCE_SIGMA * difference.noise)
+    sky = score[empty if empty.sum() >= _FEW_PIXELS else ~difference.mask]
+    if sky.size >= _FEW_PIXELS:
+        low, high = np.percentile(sky, (15.865, 84.135))
+        score /= np.float32(max(0.5 * (high - low), 1e-6))
+    return score
+
+
+def surroundings(score: Pixels, mask: Bools, fwhm_pix: float) -> Pixels:
+    """Give the scatter of scores around each pixel, beyond a source's own width, where it is more than 1."""
+    inner, outer = (2 * round(factor * fwhm_pix) + 1 for factor in _RING_PER_FWHM)
+    good = (~mask).astype(np.float32)
+    squares = np.clip(score, -_CLIP_SIGMA, _CLIP_SIGMA) ** 2 * good
+    total, count = (
+        ndimage.uniform_filter(plane, outer, mode="constant") * np.float32(outer**2)
+        - ndimage.uniform_filter(plane, inner, mode="constant") * np.float32(inner**2)
+        for plane in (squares, good)
+    )
+    enough = count > _MIN_RING_SHARE * (outer**2 - inner**2)
+    return np.sqrt(np.maximum(np.where(enough, total / np.maximum(count, 1), 1), 1)).astype(np.float32)
+
+
+def _places(score: Pixels, mask: Bools, sn: float, fwhm_pix: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the peaks, the highest first."""
+    highest = ndimage.maximum_filter(score, 2 * max(round(0.5 * fwhm_pix), 1) + 1, mode="nearest")
+    y, x = np.nonzero((score == highest) & (score >= sn) & ~mask)
+    order = np.argsort(-score[y, x], kind="stable")
+    return x[order], y[order]
+
+
+def _refined(score: Pixels, x: NDArray[np.intp], y: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Find the top of the parabola through the highest pixel at each place and its neighbours, along x and y."""
+    rows, columns = score.shape
+    around = windows(score, x, y, 1, -np.inf).reshape(x.size, -1)
+    highest = np.argmax(around, axis=1)
+    x, y = x + highest % 3 - 1, y + highest // 3 - 1
+    left, right = np.maximum(x - 1, 0), np.minimum(x + 1, columns - 1)
+    below, above = np.maximum(y - 1, 0), np.minimum(y + 1, rows - 1)
+    return (
+        x + _top(score[y, left], score[y, x], score[y, right]),
+        y + _top(score[below, x], score[y, x], score[above, x]),
+    )
+
+
+def _top(before: Pixels, middle: Pixels, after: Pixels) -> Floats:
+    bend = np.minimum(before.astype(float) - 2 * middle + after, -1e-12)
+    return np.asarray(np.clip(0.5 * (before - after) / bend, -0.5, 0.5), float)
+
+
+def _flags(verdict: Verdict, height: Floats, lost: Bools) -> NDArray[np.int32]:
+    # of chi2 per degree of freedom
+    noise = np.sqrt(2 / np.maximum(verdict.pixels - 1, 1))
+    odd = verdict.chi2 > 1 + _DEVIATION * noise + (_SHAPE_ERROR * height) ** 2
+    flags = np.where(odd, FLAG_ODD_SHAPE, 0)
+    flags |= np.where(verdict.mismatched | lost, FLAG_MISMATCH, 0)
+    flags |= np.where(verdict.masked > 0, FLAG_MASKED, 0)
+    return flags.astype(np.int32)
+
+
+def _at_edge(difference: Difference, x: Floats, y: Floats) -> NDArray[np.int32]:
+    rows, columns = difference.mask.shape
+    away = np.min([x, columns - 1 - x, y, rows - 1 - y], axis=0)
+    return np.where(away < difference.fwhm_pix, FLAG_EDGE, 0).astype(np.int32)
+
+
+def _apart(x: Floats, y: Floats, fwhm_pix: float) -> Bools:
+    """Tell which places have no higher one within the width of a star; they come the highest first."""
+    alone = np.ones(x.size, bool)
+    if x.size:
+        pairs = cKDTree(np.c_[x, y]).query_pairs(fwhm_pix, output_type="ndarray")
+        for first, second in pairs[np.argsort(pairs.min(axis=1), kind="stable")]:
+            low, high = min(first, second), max(first, second)
+            if alone[low]:
+                alone[high] = False
+    return alone
