@@ -40,6 +40,53 @@ MESSAGES: Final = Counter(
 )
 RUNNING: Final = Gauge("stdweb_steps_running", "Steps at work", ["step"], registry=REGISTRY)
 
+ARCHIVE_CALLS: Final = Counter(
+    "stdweb_archive_calls",
+    "Questions to archives: answered, failed after all attempts, or not asked while an archive is left alone (paused)",
+    ["archive", "outcome"],
+    registry=REGISTRY,
+)
+ARCHIVE_SECONDS: Final = Counter(
+    "stdweb_archive_seconds", "Time spent on questions to archives", ["archive"], registry=REGISTRY
+)
+ARCHIVE_CACHE_HITS: Final = Counter(
+    "stdweb_archive_cache_hits",
+    "Questions that the cache answered instead of an archive",
+    ["archive"],
+    registry=REGISTRY,
+)
+
+Counted = list[tuple[str, list[str], float]]
+"""What was counted in another process: name, labels, and by how much."""
+
+_CARRIED: Final = {"calls": ARCHIVE_CALLS, "seconds": ARCHIVE_SECONDS, "hits": ARCHIVE_CACHE_HITS}
+
+
+class Carrier:
+    """Tells what a step's process has counted, for the worker to add; nobody can ask a process that soon ends."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, tuple[str, ...]], float] = {}
+        self.news()  # what was there before the fork is not this process's
+
+    def news(self) -> Counted:
+        """Give what was counted since it was last asked."""
+        news: Counted = []
+        for name, counter in _CARRIED.items():
+            for metric in counter.collect():
+                for sample in metric.samples:
+                    key = name, tuple(sample.labels.values())
+                    if sample.name.endswith("_total") and (more := sample.value - self._told.get(key, 0.0)):
+                        self._told[key] = sample.value
+                        news.append((name, list(key[1]), more))
+        return news
+
+
+def add(news: Counted) -> None:
+    """Count what another process has counted."""
+    for name, labels, more in news:
+        _CARRIED[name].labels(*labels).inc(more)
+
 
 def exposition() -> bytes:
     """Write everything in the text format of Prometheus."""

@@ -22,6 +22,7 @@ import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from .. import metrics
 from ..errors import TransientError
 
 Log = Callable[..., None]
@@ -244,6 +245,7 @@ def ask(archive: Archive, call: Callable[[requests.Session], T], cache_dir: Path
     breaker = _Breaker(archive, cache_dir)
     if (pause_s := breaker.pause_s()) > 0:
         log(f"{archive.title} did not answer lately, it is left alone for {pause_s:.0f} s more")
+        metrics.ARCHIVE_CALLS.labels(archive.code, "paused").inc()
         raise unavailable(archive)
 
     def once() -> T:
@@ -260,14 +262,24 @@ def ask(archive: Archive, call: Callable[[requests.Session], T], cache_dir: Path
         before_sleep=note_retry,
         reraise=True,
     )
+    began, outcome = time.monotonic(), "failed"
     try:
         answer = retrying(once)
+        outcome = "answered"
     except PASSING as error:
         breaker.note(failed=retrying.statistics.get("attempt_number", 1))
         log(f"{archive.title} does not answer ({type(error).__name__})")
         raise unavailable(archive, reason=str(error)) from error
+    finally:
+        metrics.ARCHIVE_SECONDS.labels(archive.code).inc(time.monotonic() - began)
+        metrics.ARCHIVE_CALLS.labels(archive.code, outcome).inc()
     breaker.note(failed=0)
     return answer
+
+
+def spared(archive: Archive) -> None:
+    """Count a question that the cache has answered."""
+    metrics.ARCHIVE_CACHE_HITS.labels(archive.code).inc()
 
 
 def _reason(state: tenacity.RetryCallState) -> str:

@@ -17,7 +17,7 @@ from astropy.time import Time
 from astroquery.imcce import SkybotClass
 
 from ..worker.step import Resources
-from .archives import SKYBOT, ArchiveFaultError, Log, ask, locked, write_atomically
+from .archives import SKYBOT, ArchiveFaultError, Log, ask, locked, spared, write_atomically
 
 MAX_RADIUS_DEG: Final = 10.0
 _ANSWERED: Final = b"</VOTABLE>"
@@ -66,7 +66,9 @@ def known_bodies(
     path = resources.cache_dir / "skybot" / key[:2] / f"{key}.json"
     with locked(path.with_suffix(".lock"), timeout_s=4 * SKYBOT.deadline_s):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return [Body(*row) for row in json.loads(path.read_text())]
+            known = [Body(*row) for row in json.loads(path.read_text())]
+            spared(SKYBOT)
+            return known
         log(f"Asking {SKYBOT.title} for bodies at {epoch.isot}")
 
         def call(http: requests.Session) -> list[Body]:

@@ -13,7 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from ..worker.step import Resources
-from .archives import HIPS, PASSING, ArchiveFaultError, Log, ask, locked, unavailable, write_atomically
+from .archives import HIPS, PASSING, ArchiveFaultError, Log, ask, locked, spared, unavailable, write_atomically
 
 HIPS_URLS: Final = (
     "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
@@ -136,6 +136,7 @@ def _fetch(query: dict[str, Any], cache_dir: Path, log: Log) -> bytes:
 
     with locked(path.parent / f"{name}.lock", timeout_s=2 * HIPS.deadline_s):
         if path.exists():
+            spared(HIPS)
             return path.read_bytes()
         content = ask(HIPS, call, cache_dir, log)
         with contextlib.suppress(OSError):  # a full disk costs the next one a question

@@ -17,7 +17,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ..errors import TransientError, UsageError
 from ..worker.step import Resources
-from .archives import SESAME, TNS, ArchiveFaultError, Log, ask, write_atomically
+from .archives import SESAME, TNS, ArchiveFaultError, Log, ask, spared, write_atomically
 
 MAX_TARGETS: Final = 1000
 MAX_LINE_LENGTH: Final = 200
@@ -187,6 +187,7 @@ def resolve_name(name: str, number: int, resources: Resources, log: Log) -> tupl
     except (OSError, ValueError, TypeError):
         pass
     else:
+        spared(SESAME)
         return float(ra_deg), float(dec_deg)
     position = _ask_resolvers(name, resources, log)
     if position is None:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, NoReturn, TextIO
 from pydantic import ValidationError
 
 from ..errors import InternalError, StepError, UsageError
+from ..metrics import Carrier
 from ..taskdir import NotFound, TaskDir, TasksRoot
 from . import wire
 from .procfs import kill_descendants
@@ -39,12 +40,13 @@ def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec | Requ
         os.umask(0o022)
         idle_bytes = _peak_memory_bytes()
         fresh = _state()
+        carrier = Carrier()
         for number in range(MAX_JOBS):
             _title(f"stdweb {service}: idle")
             job = wire.receive(sock)
             _title(f"stdweb {service}: {job['step']} of task {job['task_id']}")
             last = number == MAX_JOBS - 1
-            if not _Job(sock, job, specs[job["step"]]).do(0 if last else idle_bytes + CHEAP_BYTES, fresh):
+            if not _Job(sock, job, specs[job["step"]], carrier).do(0 if last else idle_bytes + CHEAP_BYTES, fresh):
                 break
             os.chdir("/")
         code = 0
@@ -88,10 +90,13 @@ class _Job:
         What the worker sent: step, task, config, folders, resources; or what is asked.
     spec
         Who does it.
+    carrier
+        Knows what of this process's metrics the worker has.
     """
 
-    def __init__(self, sock: socket.socket, job: wire.Frame, spec: StepSpec | RequestSpec) -> None:
+    def __init__(self, sock: socket.socket, job: wire.Frame, spec: StepSpec | RequestSpec, carrier: Carrier) -> None:
         self._sock = sock
+        self._carrier = carrier
         self._job = job
         self._spec = spec
         self._title = f"step {spec.step.name}" if isinstance(spec, StepSpec) else spec.title
@@ -214,8 +219,10 @@ class _Job:
         self._send({"t": "log", "line": text})
 
     def _send(self, frame: wire.Frame) -> None:
-        data = wire.encode(frame)
         with self._lock:
+            if news := self._carrier.news():
+                frame = {**frame, "counted": news}
+            data = wire.encode(frame)
             try:
                 self._sock.sendall(data)
             except OSError:

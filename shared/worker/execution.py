@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from .. import metrics
 from . import wire
 from .pool import Child
 from .procfs import members, memory_bytes, snapshot
@@ -91,6 +92,7 @@ class Execution:
             await self._child.begin(job)
             while answer is None:
                 frame = await self._child.read()
+                metrics.add(frame.get("counted", []))
                 match frame["t"]:
                     case "running":
                         running()

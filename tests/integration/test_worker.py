@@ -6,12 +6,13 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from shared.broker.topology import DEAD_QUEUE, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepProgress, StepStarted
 from shared.taskdir import Commit
-from tests.support.rabbit import TestBroker
+from tests.support.rabbit import TestBroker, free_ports
 from tests.support.service import Bench, alive, until
 from tests.support.steps import BRIEF
 
@@ -71,6 +72,20 @@ async def test_a_failed_step_commits_its_log_only(bench: Bench, do: str, code: s
     assert (failed.code, said in failed.error, "secret" in failed.error) == (code, True, False)
     assert [entry.path for entry in bench.task().list()] == ["probe.log"]
     assert bench.task().manifest(Commit(message.seq, 1, "probe")).outcome == "failed"
+
+
+async def test_questions_to_archives_are_metrics_of_the_worker(rabbit: TestBroker, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    async with Bench(rabbit.new_url(), tmp_path, health_port=port) as bench:
+        bench.start()
+        for _ in range(2):  # by one process or by two, each tells what is new
+            assert isinstance(await bench.end_of(await bench.ask({"do": "ask"})), StepDone)
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
+            lines = (await response.text()).splitlines()
+    assert 'stdweb_archive_calls_total{archive="vizier",outcome="answered"} 4.0' in lines
+    assert 'stdweb_archive_calls_total{archive="broken",outcome="failed"} 2.0' in lines
+    assert 'stdweb_archive_cache_hits_total{archive="vizier"} 2.0' in lines
+    assert any(line.startswith('stdweb_archive_seconds_total{archive="broken"}') for line in lines)
 
 
 async def test_a_passing_failure_is_tried_again(bench: Bench) -> None:

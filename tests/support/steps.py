@@ -1,5 +1,6 @@
 """A service of cheap steps, which do what their config says: `python -m tests.support.steps`."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,6 +85,8 @@ def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915
         case "leave":
             os.environ["LEFT_BY_A_STEP"] = "1"
             return {"pid": os.getpid()}
+        case "ask":
+            _ask_archives(context)
         case "family":
             # one in our group, by a shell as stdpipe does it, and one with a session of its own
             sleeper = f"{sys.executable} -c 'import time; time.sleep(600)'"
@@ -93,6 +96,19 @@ def run(context: StepContext) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915
             while context.config.get("stay", True):
                 time.sleep(0.1)
     return {"answer": 42}
+
+
+def _ask_archives(context: StepContext) -> None:
+    from shared.science.archives import VIZIER, Archive, ArchiveFaultError, ask, spared
+
+    def fail(_: object) -> None:
+        raise ArchiveFaultError
+
+    for _ in range(2):
+        ask(VIZIER, lambda _: None, context.work, context.log)
+    spared(VIZIER)
+    with contextlib.suppress(TransientError):
+        ask(Archive("broken", "a broken archive", 1.0, attempts=1), fail, context.work, context.log)
 
 
 def warm() -> None:

@@ -24,7 +24,7 @@ from stdpipe.catalogs import catalogs as STDPIPE_CATALOGS  # noqa: N812  a const
 from ...contracts.bands import CATALOGS
 from ...errors import TransientError
 from ...worker.step import Resources
-from ..archives import VIZIER, ArchiveFaultError, Log, ask, locked, write_atomically
+from ..archives import VIZIER, ArchiveFaultError, Log, ask, locked, spared, write_atomically
 from .columns import DEC, RA, kept_columns
 from .sky import Cells, cells_of, cone_cells, distance_deg, enclosing_cone
 
@@ -59,6 +59,8 @@ def fetch_cells(
             missing = store.missing(wanted)  # somebody else may have fetched them while we waited
             if missing:
                 _fill(code, store, np.array(missing, dtype=np.uint64), resources, log)
+    if not missing:
+        spared(VIZIER)
     stars = to_astropy(store.read(wanted), code)
     return select(stars, code, ra_deg, dec_deg, radius_deg, limit_mag=limit_mag)
 

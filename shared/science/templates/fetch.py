@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 import requests
 
 from ...errors import DataError, TransientError
-from ..archives import PASSING, Archive, ArchiveFaultError, Log, ask, locked
+from ..archives import PASSING, Archive, ArchiveFaultError, Log, ask, locked, spared
 from ..fits_layout import BLOCK_BYTES, bytes_to_image
 
 DOWNLOADS: Final = 4
@@ -97,8 +97,10 @@ class ImageCache:
                 status = path.stat()
                 if status.st_size > 0:
                     os.utime(path)  # used now
+                    spared(self.archive)
                     return path
                 if time.time() - status.st_mtime < _ABSENT_S:
+                    spared(self.archive)
                     return None
             body = ask(self.archive, _asking(wanted), self._cache_dir, self.say)
             self._store(body, path)
