@@ -12,7 +12,9 @@ from shared.science.templates import Template
 
 @dataclass(frozen=True)
 class Subtracted:
-    """What there is once the template is subtracted; all maps have the shape of the image.
+    """What there is once the template is subtracted.
+
+    All maps have the shape of the image in detection mode; in target mode they cover what was needed of it.
 
     Parameters
     ----------
@@ -20,18 +22,22 @@ class Subtracted:
         What photometry left.
     image
         As uploaded, ADU.
-    background_rms
-        Noise of the image's background at each pixel, ADU.
+    mask
+        Bad pixels of the image.
+    level, background_rms
+        The image's background, and its noise at each pixel, ADU.
     gain
         Of the image, e-/ADU.
     template
         On the pixels of the image.
     difference
-        Of the whole frame.
+        Put together of its parts; where none could be matched it is masked.
     """
 
     inputs: Inputs
     image: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    level: NDArray[np.float32]
     background_rms: NDArray[np.float32]
     gain: float
     template: Template

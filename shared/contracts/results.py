@@ -51,6 +51,14 @@ class Measurements(_Row):
     targets: tuple[Measurement, ...]
 
 
+class SubtractionMeasurements(Measurements):
+    """What was measured at the targets in the difference of image and template."""
+
+    method: str = Field(description="Engine of the subtraction", examples=["hotpants"])
+    template: str = Field(description="Source of the template", examples=["ps1"])
+    template_filter: str = Field(description="Band of the template", examples=["r"])
+
+
 class Candidate(_Row):
     """One candidate transient."""
 

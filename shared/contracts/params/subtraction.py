@@ -39,6 +39,7 @@ class SubtractionParams(StepParams):
     target: Text | None = Field(None, description="Targets, one a line")
     time: IsoTime | None = Field(None, description="Observation time, ISO 8601, UTC")
     gain: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="Gain, e-/ADU")
+    saturation: Positive | None = Field(None, description="Saturation level, ADU")
 
     # as in photometry
     sn: Annotated[float, Field(gt=0, le=1000)] = Field(5, description="Detection threshold, signal to noise")
