@@ -1,7 +1,8 @@
 """What surveys know near some positions: from a local mirror, else from CDS XMatch through a cache of sky cells.
 
-XMatch is asked for whole small cells of the sky and not for the positions: an answer then serves every later object in
-the same cells, whichever image it is on.
+XMatch is asked around the positions, somewhat farther than is needed, and what it told is kept by small cells of the
+sky: an answer then serves every later object in the same cells, whichever image it is on. Asking for whole large cells
+would bring several times as many sources, and their way through XML is what a question costs.
 """
 
 import io
@@ -14,12 +15,9 @@ from typing import Final
 import astropy.units as u
 import numpy as np
 import requests
-from astropy.coordinates import Latitude, Longitude
 from astropy.table import Table
 from astroquery.exceptions import InvalidQueryError
 from astroquery.xmatch import XMatchClass
-from cdshealpix import nested
-from mocpy import MOC
 from numpy.typing import NDArray
 
 from ..errors import TransientError
@@ -28,7 +26,7 @@ from .archives import XMATCH, ArchiveFaultError, Log, ask
 from .catalogs.columns import DEC, RA
 from .catalogs.mirror import read_mirror
 from .catalogs.sky import Cells, cells_of, distance_deg
-from .crossmatch_cells import CELL_ORDER, CellCache, locked_cells
+from .crossmatch_cells import CELL_ORDER, CellCache, Circles, cell_diagonal_deg, locked_cells
 from .matching import unit_vectors
 
 Floats = NDArray[np.float64]
@@ -36,7 +34,9 @@ Floats = NDArray[np.float64]
 MAX_UPLOAD: Final = 20_000
 _MARGIN_ARCSEC: Final = 1.0
 """XMatch pairs by positions of another epoch than those that it tells."""
-_UPLOADED: Final = ("cell", "cell_ra", "cell_dec")
+_WANDER_ARCSEC: Final = 1.0
+"""How far objects of another image of the same field are from those that were asked for: nobody is asked again."""
+_UPLOADED: Final = ("asked", "asked_ra", "asked_dec")
 _POSITIONS: Final = (
     ("RAJ2000", "DEJ2000"),
     ("ra_epoch2000", "dec_epoch2000"),
@@ -114,8 +114,7 @@ def known_sources(
     if local is not None and local.complete:
         found, source = local.stars, "the local mirror"
     else:
-        around = _cells_around(ra_deg, dec_deg, reach_deg)
-        found, source = _cached(survey, around, resources, log), XMATCH.title
+        found, source = _cached(survey, Circles(ra_deg, dec_deg, reach_deg), resources, log), XMATCH.title
     log(f"{survey.title}: {len(found)} sources from {source}, {time.monotonic() - began:.2f} s")
     return found
 
@@ -126,29 +125,19 @@ def _enclosing(ra_deg: Floats, dec_deg: Floats) -> tuple[float, float, float]:
     return ra, dec, float(distance_deg(ra, dec, ra_deg, dec_deg).max())
 
 
-def _cells_around(ra_deg: Floats, dec_deg: Floats, reach_deg: float) -> Cells:
-    around = MOC.from_cones(
-        Longitude(ra_deg * u.deg),
-        Latitude(dec_deg * u.deg),
-        radius=reach_deg * u.deg,
-        max_depth=CELL_ORDER,
-        delta_depth=2,
-        union_strategy="small_cones",
-    )
-    return np.asarray(around.flatten(), dtype=np.uint64)
-
-
-def _cached(survey: Survey, wanted: Cells, resources: Resources, log: Log) -> Table:
+def _cached(survey: Survey, circles: Circles, resources: Resources, log: Log) -> Table:
     columns = (RA, DEC, *survey.magnitudes)
     cache = CellCache(resources.cache_dir / "crossmatch" / survey.code, columns)
+    wanted = circles.cells()
     missing = cache.missing(wanted)
     if missing.size:
         with locked_cells(cache.folder, missing):
             missing = cache.missing(wanted)  # somebody else may have asked while we waited
-            for start in range(0, missing.size, MAX_UPLOAD):
-                cells = missing[start : start + MAX_UPLOAD]
-                log(f"Asking {XMATCH.title} for {survey.title} in {len(cells)} cells of the sky")
-                rows = query_xmatch(survey, cells, resources, log)
+            asked = circles.touching(missing).wider(_WANDER_ARCSEC / 3600)
+            for start in range(0, len(asked), MAX_UPLOAD):
+                part = asked.part(start, start + MAX_UPLOAD)
+                log(f"Asking {XMATCH.title} for {survey.title} around {len(part)} positions")
+                cells, rows = query_xmatch(survey, part, resources, log)
                 try:
                     cache.add(cells, rows)
                 except OSError as error:
@@ -157,25 +146,27 @@ def _cached(survey: Survey, wanted: Cells, resources: Resources, log: Log) -> Ta
     return cache.read(wanted)
 
 
-def query_xmatch(survey: Survey, cells: Cells, resources: Resources, log: Log) -> Table:
-    """Ask XMatch for all sources in cells of the sky, without any cache; the result tells the `cell` of each.
+def query_xmatch(survey: Survey, circles: Circles, resources: Resources, log: Log) -> tuple[Cells, Table]:
+    """Ask XMatch for all sources in the cells that touch circles, without any cache.
 
     Not STDPipe's `xmatch_objects`: that one has no limit on the time of the whole answer, asks for the list of all
     tables first, and keeps answers on the disk of one machine.
+
+    Returns
+    -------
+    tuple
+        The cells, and the sources with the `cell` of each.
 
     Raises
     ------
     TransientError
         When XMatch does not answer.
     """
-    lon, lat = nested.healpix_to_lonlat(cells, CELL_ORDER)
-    corners_lon, corners_lat = nested.vertices(cells, CELL_ORDER)
-    away = [
-        distance_deg(lon.deg, lat.deg, corner_lon.deg, corner_lat.deg).max()
-        for corner_lon, corner_lat in zip(corners_lon.T, corners_lat.T, strict=True)
-    ]
-    radius_arcsec = 3600 * float(max(away)) + _MARGIN_ARCSEC
-    upload = Table([cells.astype(np.int64), np.round(lon.deg, 7), np.round(lat.deg, 7)], names=_UPLOADED)
+    cells = circles.cells()
+    radius_arcsec = 3600 * (circles.radius_deg + cell_diagonal_deg(cells)) + _MARGIN_ARCSEC
+    upload = Table(
+        [np.arange(len(circles)), np.round(circles.ra_deg, 7), np.round(circles.dec_deg, 7)], names=_UPLOADED
+    )
 
     def call(http: requests.Session) -> Table:
         client = _Client()
@@ -194,7 +185,9 @@ def query_xmatch(survey: Survey, cells: Cells, resources: Resources, log: Log) -
             raise ArchiveFaultError(msg) from error
         return _sources(response.content, survey)
 
-    return ask(XMATCH, call, resources.cache_dir, log)
+    sources = ask(XMATCH, call, resources.cache_dir, log)
+    sources["cell"] = cells_of(sources[RA], sources[DEC], CELL_ORDER) if len(sources) else np.empty(0, np.uint64)
+    return cells, sources[np.isin(sources["cell"], cells)]
 
 
 class _Client(XMatchClass):  # type: ignore[misc]
@@ -217,17 +210,18 @@ def _sources(content: bytes, survey: Survey) -> Table:
         raise ArchiveFaultError(msg) from error
     position = next((pair for pair in _POSITIONS if set(pair) <= set(answer.colnames)), None)
     if not len(answer):
-        return Table({name: np.empty(0) for name in (RA, DEC, *survey.magnitudes)} | {"cell": np.empty(0, np.uint64)})
+        return Table({name: np.empty(0) for name in (RA, DEC, *survey.magnitudes)})
     if position is None or _UPLOADED[0] not in answer.colnames:
         msg = "the answer has no positions"
         raise ArchiveFaultError(msg)
     rows = Table({RA: _numbers(answer, (position[0],)), DEC: _numbers(answer, (position[1],))})
     for name, others in survey.magnitudes.items():
         rows[name] = _numbers(answer, (name, *others))
-    rows["cell"] = np.asarray(_numbers(answer, _UPLOADED[:1]), np.uint64)
     rows = rows[np.isfinite(rows[RA]) & np.isfinite(rows[DEC])]
-    # the circles around cells overlap
-    return rows[cells_of(rows[RA], rows[DEC], CELL_ORDER) == np.asarray(rows["cell"])] if len(rows) else rows
+    # circles overlap
+    numbers = np.stack([np.nan_to_num(rows[name], nan=-1.0) for name in rows.colnames], axis=-1)
+    _, once = np.unique(numbers, axis=0, return_index=True)
+    return rows[np.sort(once)]
 
 
 def _numbers(answer: Table, names: tuple[str, ...]) -> Floats:

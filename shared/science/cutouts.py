@@ -7,21 +7,22 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Row, Table
+from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from stdpipe.cutouts import get_cutout, write_cutout
 
 from ..errors import StepError
 from ..worker.step import Resources
 from .archives import Log
+from .cutout_files import CutoutWriter, corner_of, crop
 from .images import quiet_fits
 from .surveys import survey_for, survey_picture, unreachable
-from .wcs import pixel_scale_deg, wcs_header
+from .wcs import pixel_scale_deg
 
 Picture = tuple[NDArray[np.float64], fits.Header]
 
@@ -88,7 +89,7 @@ def write_cutouts(
         The name of each row's file; None for those that are not on the image.
     """
     inside = scene.covers(np.asarray(table["x"], float), np.asarray(table["y"], float))
-    header = wcs_header(scene.wcs)
+    writer, time = CutoutWriter(scene.wcs), None if scene.time is None else Time(scene.time).to_value("fits")
     size = 2 * half_size_pix + 1
     names: list[str | None] = [pattern.format(number) if inside[number] else None for number in range(len(table))]
     (work / pattern).parent.mkdir(exist_ok=True)
@@ -97,15 +98,14 @@ def write_cutouts(
     for row, name in zip(table, names, strict=True):
         if name is None:
             continue
-        facts = {key: _plain(row[key]) for key in _META if key in table.colnames}
-        cutout = get_cutout(
-            scene.image, facts, half_size_pix, header=header, mask=scene.mask, time=scene.time, name=facts["name"]
-        )
+        facts = {key: row[key] for key in _META if key in table.colnames}
+        corner = corner_of(row["x"], row["y"], half_size_pix)
+        planes = {"image": crop(scene.image, corner, size), "mask": crop(scene.mask, corner, size)}
         picture = next(pictures, None)
         if picture is not None:
-            cutout["template"] = on_grid(picture[0], picture[1], cutout["wcs"], size)
+            planes["template"] = on_grid(*picture, scene.wcs, corner, size)
         with quiet_fits():
-            write_cutout(cutout, str(work / name))
+            writer.write(work / name, planes, facts | ({} if time is None else {"time": time}), corner)
     return names
 
 
@@ -144,21 +144,24 @@ def _pictures(
     return pictures
 
 
-def on_grid(picture: NDArray[np.float64], header: fits.Header, onto: WCS, size: int) -> NDArray[np.float32]:
-    """Resample a survey picture, bilinear, to the grid of a cutout, so that both look the same way."""
+def on_grid(
+    picture: NDArray[np.float64], header: fits.Header, onto: WCS, corner: tuple[int, int], size: int
+) -> NDArray[np.float32]:
+    """Resample a survey picture, bilinear, to the grid of a cutout, so that both look the same way.
+
+    Parameters
+    ----------
+    onto
+        Of the image.
+    corner
+        First column and row of the cutout in the image, 0-based pixels.
+    """
     from scipy.ndimage import map_coordinates
 
     y, x = np.mgrid[0:size, 0:size]
-    ra, dec = onto.all_pix2world(x.ravel(), y.ravel(), 0)
+    ra, dec = onto.all_pix2world(corner[0] + x.ravel(), corner[1] + y.ravel(), 0)
     px, py = WCS(header).all_world2pix(ra, dec, 0, quiet=True)
     values = map_coordinates(picture, [py, px], order=1, mode="nearest")
     half = 0.5
     values[(px < -half) | (py < -half) | (px > picture.shape[1] - half) | (py > picture.shape[0] - half)] = np.nan
     return np.asarray(values.reshape(size, size), np.float32)
-
-
-def _plain(value: Any) -> object:
-    """Give a value as the cutout's header can hold it: ASCII text, numbers."""
-    if isinstance(value, str):
-        return value.encode("ascii", "replace").decode()
-    return value.item() if isinstance(value, np.generic) else value

@@ -173,9 +173,11 @@ def north_up(size: int, scale_deg: float, rotation_deg: float = 0.0) -> fits.Hea
 def test_survey_picture_is_turned_to_the_images_grid() -> None:
     picture = np.zeros((41, 41))
     picture[20, 30] = 1.0  # ten pixels west of the centre
-    same = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3)), 41)
+    same = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3)), (0, 0), 41)
     np.testing.assert_allclose(same, picture, atol=1e-3)
-    turned = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3, 90.0)), 41)
+    part = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3)), (25, 15), 11)
+    np.testing.assert_allclose(part, picture[15:26, 25:36], atol=1e-3)
+    turned = on_grid(picture, north_up(41, 1e-3), WCS(north_up(41, 1e-3, 90.0)), (0, 0), 41)
     row, column = np.unravel_index(np.nanargmax(turned), (41, 41))
     assert abs(column - 20) <= 1
     assert abs(abs(row - 20) - 10) <= 1

@@ -30,6 +30,11 @@ SKYBOT_FIELDS = (
 )
 
 
+def table_names(tables: Mapping[str, Table]) -> Answer:
+    """List all tables, which astroquery asks for before each question."""
+    return "text/plain", "\n".join(tables).encode()
+
+
 def xmatch(content_type: str, body: bytes, tables: Mapping[str, Table]) -> Answer | None:
     """Answer an upload of positions with all pairs within the radius; None for a table that there is not."""
     asked = _parts(content_type, body)

@@ -203,7 +203,11 @@ class ArchiveServer:
         query = request.query_string
         makers = {
             "vizier": lambda: answers.vizier(body.decode(), self.tables),
-            "xmatch": lambda: crossmatch.xmatch(request.headers["Content-Type"], body, self.tables),
+            "xmatch": lambda: (
+                crossmatch.table_names(self.tables)
+                if request.method == "GET"
+                else crossmatch.xmatch(request.headers["Content-Type"], body, self.tables)
+            ),
             "skybot": lambda: crossmatch.skybot(query, self.bodies),
             "sesame": lambda: answers.sesame(request.path, request.raw_path.partition("?")[2], self.names),
             "tns": lambda: answers.tns(body, self.transients),
