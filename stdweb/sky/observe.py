@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Table, vstack
 from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from shared.science.catalogs.sky import cone_cells, enclosing_cone
 from .mirror import write_mirror
 from .render import aperture_fraction, draw_galaxies, draw_stars
 from .stars import make_sky
+from .transients import NO_HOST, new_sources
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class Observation:
         FITS file.
     truth
         Every source that was drawn: `x y` (0-based pixels), `ra dec` (degrees), magnitudes, `m_nat` (magnitude in the
-        instrument's own system), `flux` (ADU), `zp`, `kind`, `re` (arcsec).
+        instrument's own system), `flux` (ADU), `zp`, `kind`, `re` (arcsec), with transients `host`.
     wcs
         The true one.
     zero_point_mag
@@ -90,6 +91,7 @@ def simulate(
     mirror_dir: Path | None = None,
     object_name: str | None = None,
     stars_per_deg2: float | None = None,
+    transients: int = 0,
 ) -> Observation:
     """Simulate an image; writes `observation.fits`, `artefacts.fits`, `truth.ecsv` and `true_wcs.hdr` into a folder.
 
@@ -115,11 +117,13 @@ def simulate(
         Value of OBJECT; None leaves the header without it, so that no name is looked up.
     stars_per_deg2
         Stars to r = 20; None for about 4,000 on the standard field.
+    transients
+        How many sources no mirror knows, see `new_sources`.
 
     Raises
     ------
     ValueError
-        For another filter.
+        For another filter, or when there is no room for the transients.
     """
     if filter not in _COLOR_OF_BAND:
         raise ValueError(f"unknown filter {filter}; allowed: {', '.join(_COLOR_OF_BAND)}")
@@ -133,6 +137,11 @@ def simulate(
     density = {} if stars_per_deg2 is None else {"stars_per_deg2": stars_per_deg2}
     sky = make_sky(cap[0], cap[1], cap[2], seed=seed, **density)
     truth = _seen(sky, wcs, size, filter)
+    if transients:
+        new = new_sources(truth, size, pixel_scale_arcsec, transients, np.random.default_rng([seed, 20265]))
+        new["ra"], new["dec"] = wcs.all_pix2world(new["x"], new["y"], 0)
+        truth["host"] = NO_HOST
+        truth = vstack([truth, _measured(new, size, filter)])
     image, artefacts = _expose(truth, size, fwhm_pix, pixel_scale_arcsec, rng)
     header = _header(size, pixel_scale_arcsec, ra_deg, dec_deg, filter, object_name)
     path = directory / "observation.fits"
@@ -190,7 +199,11 @@ def _seen(sky: Table, wcs: WCS, size: int, band: str) -> Table:
     truth = sky[near]
     truth["x"], truth["y"] = wcs.all_world2pix(truth["ra"], truth["dec"], 0, maxiter=50)
     inside = np.all([(truth[axis] > -EDGE_PIX) & (truth[axis] < size + EDGE_PIX) for axis in "xy"], axis=0)
-    truth = truth[inside]
+    return _measured(truth[inside], size, band)
+
+
+def _measured(truth: Table, size: int, band: str) -> Table:
+    """Tell how bright sources are on the image."""
     u, v = truth["x"] / size - 0.5, truth["y"] / size - 0.5
     truth["zp"] = ZERO_POINT_MAG + 0.02 * u - 0.03 * v - 0.08 * (u**2 + v**2)
     first, second = _COLOR_OF_BAND[band]

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from shared.science.catalogs import fetch_catalog
 from shared.worker.step import Resources
-from stdweb.sky import make_sky, simulate, simulate_wide
+from stdweb.sky import make_sky, simulate, simulate_template, simulate_wide
 from stdweb.sky.observe import COLOR_TERM, COSMIC_RAY, HOT_PIXEL
 from stdweb.sky.render import aperture_fraction, draw_galaxies, draw_stars
 
@@ -143,3 +143,61 @@ def test_wide_field_shows_tycho_stars_and_no_wcs(tmp_path):
     shown = image[np.round(bright["y"]).astype(int).clip(0, 511), np.round(bright["x"]).astype(int).clip(0, 511)]
     assert len(bright) > 3
     assert np.all(shown > 2000)  # ADU over a background of 1200
+
+
+@pytest.fixture(scope="module")
+def night(folder):
+    return simulate(folder / "night", size=SIZE, seed=5, transients=30)
+
+
+def summed(image, x, y, radius_pix):
+    image = image.astype(float)
+    image -= sep.Background(image, bw=64, bh=64)
+    return sep.sum_circle(image, np.array(x, float), np.array(y, float), radius_pix, subpix=0)[0]
+
+
+def test_transients_are_in_the_image_and_in_no_mirror(night, observation):
+    truth = night.truth
+    new = truth[truth["kind"] == "transient"]
+    assert len(new) == 30
+    old = truth[truth["kind"] != "transient"]
+    assert np.array_equal(old["id"], observation.truth["id"])
+    hosts = new["host"][new["host"] >= 0]
+    assert len(hosts) == len(set(hosts)) >= 5
+    by_id = {row["id"]: row for row in old}
+    assert {by_id[host]["kind"] for host in hosts} == {"galaxy"}
+    away = [np.hypot(row["x"] - by_id[row["host"]]["x"], row["y"] - by_id[row["host"]]["y"])
+            / by_id[row["host"]]["re"] for row in new if row["host"] >= 0]  # fmt: skip
+    assert min(away) >= 0.3
+    assert max(away) <= 1.5
+    x, y = night.wcs.all_world2pix(new["ra"], new["dec"], 0)
+    np.testing.assert_allclose([x, y], [new["x"], new["y"]], atol=1e-3)
+    alone = new[(new["host"] < 0) & (new["m_nat"] < 18)]
+    found = summed(fits.getdata(night.image), alone["x"], alone["y"], 3.8)
+    expected = alone["flux"] * aperture_fraction(3.8, night.fwhm_pix)
+    np.testing.assert_allclose(found / expected, 1, atol=0.1)
+
+
+def test_the_template_is_the_same_sky_without_them_deeper_on_another_grid(night, folder):
+    simulate_template(folder / "template.fits", night)
+    image, header = fits.getdata(folder / "template.fits"), fits.getheader(folder / "template.fits")
+    wcs = WCS(header)
+    truth = night.truth
+    corners = wcs.all_world2pix(*night.wcs.all_pix2world([0, SIZE, SIZE, 0], [0, 0, SIZE, SIZE], 0), 0)
+    assert min(map(np.min, corners)) > 0
+    assert max(map(np.max, corners)) < image.shape[0]
+    stars = truth[(truth["re"] == 0) & (truth["kind"] == "star") & (truth["m_nat"] > 15.5) & (truth["m_nat"] < 17.5)]
+    x, y = wcs.all_world2pix(stars["ra"], stars["dec"], 0)
+    whole = np.all([(axis > 20) & (axis < image.shape[0] - 20) for axis in (x, y)], axis=0)
+    expected = stars["flux"] * aperture_fraction(6.0, 3.0 * 0.8 / 0.9)
+    ratio = (summed(image, x, y, 6.0) / expected)[whole]
+    assert np.median(ratio) == pytest.approx(1, abs=0.01)
+    new = truth[(truth["kind"] == "transient") & (truth["host"] < 0)]
+    nothing = summed(image, *wcs.all_world2pix(new["ra"], new["dec"], 0), 3.8)
+    # noise of an aperture in one exposure: 2.5 times what the sky's electrons give in 25
+    assert np.abs(nothing).max() < 600  # ADU; the faintest transient has 520 in the image, the brightest 52,000
+    noise = [
+        1.4826 * np.median(np.abs(np.diff(one, axis=0))) / np.sqrt(2)
+        for one in (image, fits.getdata(night.image).astype(float))
+    ]
+    assert noise[0] < noise[1] / 4
