@@ -163,7 +163,7 @@ class Mosaic:
                 noise=nothing,
                 significance=nothing,
                 mask=nothing.astype(bool),
-                scores=None,
+                scores=part.scores and replace(part.scores, scorr=nothing, flux=nothing, flux_error=nothing),
             )
         )
 
@@ -174,7 +174,7 @@ class Mosaic:
         typical = np.median(maps["noise"][known]) if known.any() else 1
         maps["noise"][~self.done] = typical
         sides = [part.convolved_side for part in self.parts]
-        scores = Scores(maps["scorr"], maps["flux"], maps["flux_error"]) if "scorr" in maps else None
+        scores = Scores(maps["scorr"], maps["flux"], maps["flux_error"], self._shape()) if "scorr" in maps else None
         return Difference(
             difference=maps["difference"],
             convolved=maps["convolved"],
@@ -189,6 +189,12 @@ class Mosaic:
             stars=sum(part.stars for part in self.parts),
             scores=scores,
         )
+
+    def _shape(self) -> NDArray[np.float64] | None:
+        """Give the mean shape of stars over the parts that have it as large as the largest."""
+        shapes = [part.scores.shape for part in self.parts if part.scores and part.scores.shape is not None]
+        largest = max((shape.shape for shape in shapes), default=())
+        return np.mean([shape for shape in shapes if shape.shape == largest], axis=0) if shapes else None
 
     def _median(self, name: str) -> float:
         values = [value for part in self.parts if math.isfinite(value := getattr(part, name))]

@@ -97,11 +97,15 @@ class Scores:
         Significance of a point source at each pixel, with source and astrometric noise (equation 25).
     flux, flux_error
         PSF flux of a point source at each pixel and its error, in the unit of the image (equations 41 to 43).
+    shape
+        Shape of a star in the image, of the sum 1, to which these fluxes belong: the part of it within an aperture
+        turns them into fluxes of that aperture. None when it was not kept.
     """
 
     scorr: Pixels
     flux: Pixels
     flux_error: Pixels
+    shape: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def subtract(
         if name != "error":
             made[name] -= residual_level(made[name], sources, done.mask, options.bg_size_pix)
     made["scorr"][done.mask] = 0
-    scores = Scores(made["scorr"], made["flux"], made["error"])
+    scores = Scores(made["scorr"], made["flux"], made["error"], own)
     return Difference(**{**done.__dict__, "scores": scores})
 
 
