@@ -1,71 +1,96 @@
 """What a difference image of a simulated field is worth: figures of one engine on one field."""
 
 from pathlib import Path
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from quality_difference_fields import BRIGHT_MAG, Scene, aperture_share
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from shared.science.aperture import measure
-from shared.science.difference import Difference, Options, subtract
+from shared.science.difference import Difference, Options, Scores, subtract
+from shared.science.difference_photometry import apertures, measure
+from shared.science.difference_search import Options as Search
+from shared.science.difference_search import find_candidates
 
 MATCH_PIX = 3.0
+SAME_PER_FWHM = 1.5
 NEAR_STAR_PIX = 5.0
-EMPTY_PLACES = 3000
-THRESHOLD = 5.0
+NEAR_CHANGE_PIX = 15.0
+FWHM_OF_PHOTOMETRY = 1.27
+"""Twice the half-light radius over the FWHM of a Moffat profile with the exponent 3."""
+ANNULUS = (5.0, 7.0)
 
 
 def run(engine: str, scene: Scene, out: Path) -> None:
     """Subtract with one core and keep the result."""
     found = subtract(engine, scene.pair, Options(threads=1))
-    planes = {name: getattr(found, name) for name in ("difference", "convolved", "noise", "significance", "mask")}
-    numbers = {
-        name: getattr(found, name) for name in ("scale", "scale_error", "scale_scatter", "fwhm_pix", "convolved_side")
-    }
-    scores = {} if found.scores is None else {"flux": found.scores.flux, "flux_error": found.scores.flux_error}
-    np.savez(out, **planes, **numbers, **scores, stars=found.stars)
+    kept = {name: value for name, value in vars(found).items() if name != "scores"}
+    scores = {} if found.scores is None else {f"score_{name}": value for name, value in vars(found.scores).items()}
+    scores = {name: value for name, value in scores.items() if value is not None}
+    np.savez(out, **kept, **scores)
 
 
-def judge(scene: Scene, kept: dict[str, Any]) -> dict[str, Any]:
+def load(path: Path) -> Difference:
+    """Read what `run` kept."""
+    with np.load(path) as file:
+        kept = {name: file[name] if file[name].ndim else file[name].item() for name in file.files}
+    scores = {name.removeprefix("score_"): kept.pop(name) for name in list(kept) if name.startswith("score_")}
+    return Difference(**kept, scores=Scores(**scores) if scores else None)
+
+
+def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     """Compare with the truth."""
-    difference, noise, bad = kept["difference"], kept["noise"], kept["mask"]
-    ratio = difference / noise
-    truth = scene.truth
+    truth, bad = scene.truth, found.mask
     new = truth[np.isin(truth["kind"], ("transient", "transient_g"))]
     real = truth[truth["change"] != 0]
     off = scene.quiet & ~bad
-    on = near(truth[(truth["kind"] == "star") & (truth["mag"] < BRIGHT_MAG)], bad.shape, NEAR_STAR_PIX) & ~bad
-    on &= ~near(real, bad.shape, 15)
-    flux, error = fluxes(scene, kept, new)
-    x, y, strength = peaks(scene, kept)
-    tree = cKDTree(np.column_stack([x, y]).reshape(-1, 2))
-    distance, _ = tree.query(np.column_stack([new["x"], new["y"]]))
-    all_distance, _ = tree.query(np.column_stack([real["x"], real["y"]]))
-    ours = cKDTree(np.column_stack([real["x"], real["y"]]))
-    wrong = ours.query(np.column_stack([x, y]))[0] > np.maximum(MATCH_PIX, 1.5 * float(kept["fwhm_pix"]))
-    masked = bad[np.rint(new["y"]).astype(int), np.rint(new["x"]).astype(int)]
+    bright = truth[(truth["kind"] == "star") & (truth["mag"] < BRIGHT_MAG)]
+    on = near(bright, bad.shape, NEAR_STAR_PIX) & ~bad & ~near(real, bad.shape, NEAR_CHANGE_PIX)
+    fwhm = FWHM_OF_PHOTOMETRY * scene.case.image.shape.fwhm_pix
+    annulus = (ANNULUS[0] * fwhm, ANNULUS[1] * fwhm)
+    image, mask = scene.pair.image, scene.pair.mask
+    how = apertures(found, image, mask, radius_pix=fwhm, annulus_pix=annulus)
+    forced = measure(found, new["x"], new["y"], how)
+    expected = new["flux"] * aperture_share(scene.case.image.shape, fwhm)
+    table = find_candidates(found, image, mask, Search(fwhm, annulus), lambda *_: None).table
+    places = np.column_stack([table["x"], table["y"]]).reshape(-1, 2)
+    to_candidate, _ = cKDTree(places).query(_places(real))
+    found_new = cKDTree(places).query(_places(new))[0] < MATCH_PIX
+    from_real, _ = cKDTree(_places(real)).query(places)
+    wrong = from_real > max(MATCH_PIX, SAME_PER_FWHM * found.fwhm_pix)
+    at = np.rint(new["y"]).astype(int), np.rint(new["x"]).astype(int)
+    others = np.isin(real["kind"], ("asteroid", "variable")) & ((real["change"] > 0) | (real["kind"] == "asteroid"))
     return {
-        "off": float(ratio[off].std()),
-        "off_mean": float(ratio[off].mean()),
-        "on": float(ratio[on].std()) if on.sum() > 100 else float("nan"),
+        "off": _sd(found.significance[off]),
+        "off_mean": float(found.significance[off].mean()),
+        "on": _sd(found.significance[on]),
         "masked": float(bad.mean()),
-        "scale": float(kept["scale"]) / scene.scale - 1,
-        "fwhm": float(kept["fwhm_pix"]),
+        "scale": found.scale / scene.scale - 1,
         "false": int(wrong.sum()),
-        "false_at": np.round(np.column_stack([x, y, strength])[wrong], 1).tolist(),
+        "false_at": np.round(places[wrong], 1).tolist(),
         "kind": new["kind"].tolist(),
         "sn": new["sn"].round(2).tolist(),
         "mag": new["mag"].round(2).tolist(),
-        "found": (distance < MATCH_PIX).tolist(),
-        "masked_there": masked.tolist(),
-        "flux": (flux / new["flux"]).round(5).tolist(),
-        "pull": ((flux - new["flux"]) / error).round(4).tolist(),
-        "others": [[kind, bool(d < 6)] for kind, d in zip(real["kind"].tolist(), all_distance, strict=True)
-                   if kind in {"asteroid", "variable"}],
-    }  # fmt: skip
+        "found": found_new.tolist(),
+        "lost_to_mask": bad[at].tolist(),
+        "clean": (forced.flags == 0).tolist(),
+        "ratio": np.nan_to_num(forced.flux / expected, nan=-9).round(5).tolist(),
+        "pull": np.nan_to_num((forced.flux - expected) / forced.fluxerr, nan=99).round(4).tolist(),
+        "asteroids": _found(to_candidate, others & (real["kind"] == "asteroid")),
+        "variables": _found(to_candidate, others & (real["kind"] == "variable")),
+    }
+
+
+def _found(distance: np.ndarray, which: np.ndarray) -> list[int]:
+    return [int((distance[which] < 2 * MATCH_PIX).sum()), int(which.sum())]
+
+
+def _sd(values: np.ndarray) -> float | None:
+    return float(values.std()) if values.size > 100 else None
+
+
+def _places(some: np.ndarray) -> np.ndarray:
+    return np.column_stack([some["x"], some["y"]])
 
 
 def near(some: np.ndarray, shape: tuple[int, int], radius_pix: float) -> np.ndarray:
@@ -74,56 +99,7 @@ def near(some: np.ndarray, shape: tuple[int, int], radius_pix: float) -> np.ndar
     half = int(radius_pix) + 1
     for x, y in zip(some["x"], some["y"], strict=True):
         top, left = max(round(y) - half, 0), max(round(x) - half, 0)
-        box = slice(top, max(round(y) + half + 1, 0)), slice(left, max(round(x) + half + 1, 0))
-        part = marked[box]
+        part = marked[top : max(round(y) + half + 1, 0), left : max(round(x) + half + 1, 0)]
         v, u = np.mgrid[: part.shape[0], : part.shape[1]]
         part |= np.hypot(v + top - y, u + left - x) <= radius_pix
     return marked
-
-
-def fluxes(scene: Scene, kept: dict[str, Any], new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the transients: aperture of one FWHM, in ZOGY the fluxes that it gives."""
-    if "flux" in kept:
-        v, u = np.rint(new["y"]).astype(int), np.rint(new["x"]).astype(int)
-        return interpolated(kept["flux"], new), kept["flux_error"][v, u]
-    image, template = scene.case.image.shape, scene.case.template.shape
-    shape = image if str(kept["convolved_side"]) == "template" else replace(template, fwhm_pix=0.95 * template.fwhm_pix)
-    radius = shape.fwhm_pix
-    sums = {"radius_pix": radius, "annulus_pix": (4 * radius, 6 * radius), "gain": 1e12}
-    found = measure(kept["difference"], kept["noise"], kept["mask"], new["x"], new["y"], **sums)
-    rng = np.random.default_rng(1)
-    quiet = ndimage.binary_erosion(scene.quiet & ~kept["mask"], iterations=int(radius) + 1)
-    rows, columns = np.nonzero(quiet)
-    some = rng.integers(0, rows.size, EMPTY_PLACES)
-    empty = measure(
-        kept["difference"], kept["noise"], kept["mask"], columns[some] * 1.0, rows[some] * 1.0, **sums
-    )
-    spread = np.percentile(empty.flux / empty.fluxerr, (15.865, 84.135))
-    share = aperture_share(shape, radius)
-    return found.flux / share, found.fluxerr * (spread[1] - spread[0]) / 2 / share
-
-
-def interpolated(plane: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Give values between pixels."""
-    return np.asarray(ndimage.map_coordinates(plane, [new["y"], new["x"]], order=3))
-
-
-def peaks(scene: Scene, kept: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find peaks of the difference smoothed to the width of a star, above five times the noise of that."""
-    sigma = float(kept["fwhm_pix"]) / 2.3548
-    smooth = ndimage.gaussian_filter(kept["difference"], sigma)
-    size = ndimage.gaussian_filter(kept["noise"] ** 2, sigma / np.sqrt(2))
-    score = smooth / np.sqrt(size)
-    good = ~ndimage.binary_dilation(kept["mask"], iterations=2)
-    low, high = np.percentile(score[scene.quiet & good], (15.865, 84.135))
-    score /= (high - low) / 2
-    score[~good] = 0
-    side = 2 * int(np.ceil(float(kept["fwhm_pix"]))) + 1
-    magnitude = np.abs(score)
-    top = (magnitude == ndimage.maximum_filter(magnitude, side)) & (magnitude > THRESHOLD)
-    y, x = np.nonzero(top)
-    positive = score[y, x] > 0
-    return x[positive], y[positive], score[y, x][positive]
-
-
-__all__ = ["Difference", "judge", "run"]

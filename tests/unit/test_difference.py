@@ -31,8 +31,7 @@ def off_stars(found: Difference, field: Field) -> np.ndarray:
     return found.significance[field.quiet & ~found.mask]
 
 
-SCALE_ERROR = {"hotpants": 0.005, "zogy": 0.015, "sfft": 0.02}
-"""A kernel of 9 pixels loses the wings: 1.4 % of the scale, and none of what is seen near a star."""
+SCALE_ERROR = {"hotpants": 0.005, "zogy": 0.015, "sfft": 0.005}
 
 
 def check(

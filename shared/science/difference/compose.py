@@ -124,7 +124,7 @@ def residual_level(difference: Pixels, sources: Mask, bad: Mask, bg_size_pix: in
 
 def _sources(target: Frame, match: Match) -> Mask:
     """Tell where the model has sources and not only noise, of which an image has much and most templates little."""
-    return match.model > np.maximum(_SOURCE_SIGMA * target.sky, _MODEL_SIGMA * np.sqrt(match.variance))
+    return np.asarray(match.model > np.maximum(_SOURCE_SIGMA * target.sky, _MODEL_SIGMA * np.sqrt(match.variance)))
 
 
 def _variance(difference: Pixels, target: Frame, match: Match, sky: Mask) -> Pixels:

@@ -1,9 +1,7 @@
 """The engine `hotpants`: the HOTPANTS program where it is installed, else our own solver."""
 
-import numpy as np
-
 from . import alard, program
-from .compose import Measured, compose, side_of
+from .compose import compose, side_of
 from .model import Difference, Log, Options
 from .prepare import Frame
 from .stars import Stars
@@ -32,13 +30,14 @@ def subtract(
     log(f"The {side} is convolved")
     target, source = (image, template) if side == "template" else (template, image)
     widths = fwhm_pix if side == "template" else fwhm_pix[::-1]
-    match, solutions = alard.match(target, source, stars, widths, extra=extra, threads=options.threads, log=log)
-    rows, columns = image.shape
-    y, x = np.array(rows / 2), np.array(columns / 2)
-    middle = min(solutions, key=lambda one: float(np.hypot(*one.at(x, y))))
-    scale = float(middle.scale_at(x, y))
-    error = middle.scale_error
-    if side == "image":
-        scale, error = 1 / scale, error / scale**2
-    measured = Measured(scale, error, middle.scatter, widths[0], sum(one.stars for one in solutions))
-    return compose(target, match, side, measured, options)
+    match, solutions = alard.match(
+        target,
+        source,
+        stars,
+        alard.gaussian_kernel(widths, extra),
+        fwhm_pix=max(widths),
+        extra=extra,
+        threads=options.threads,
+        log=log,
+    )
+    return compose(target, match, side, alard.measured(solutions, image.shape, side, widths[0]), options)

@@ -1,12 +1,12 @@
 """Pieces of both frames around stars, convolved with the kernel's basis: what the solver works on."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .basis import Basis, Values
+from .basis import Values
 from .model import Mask
 from .prepare import Frame
 from .stars import Stars
@@ -14,6 +14,25 @@ from .stars import Stars
 _CHUNK_BYTES: Final = 16_000_000
 _MAX_BYTES: Final = 160_000_000
 _MIN_GOOD: Final = 0.5
+
+
+class SourceBasis(Protocol):
+    """Functions of which a kernel is made; the first has the sum 1, all others 0."""
+
+    @property
+    def radius(self) -> int:
+        """Half-width of the functions, pixels."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+
+    @property
+    def functions(self) -> Values:
+        """All of them, of shape (size, 2 radius + 1, 2 radius + 1)."""
+
+    def convolve(self, pieces: Values) -> Values:
+        """Convolve pieces of shape (pieces, side + 2 radius, ...); gives (size, pieces, side, side)."""
 
 
 @dataclass
@@ -51,7 +70,7 @@ class Pieces:
         return self.x.size
 
 
-def cut(target: Frame, source: Frame, stars: Stars, basis: Basis, half: int) -> Pieces:
+def cut(target: Frame, source: Frame, stars: Stars, basis: SourceBasis, half: int) -> Pieces:
     """Cut pieces and convolve those of the source.
 
     Stars are left out that lie too close to the edge or have too many bad pixels around, and the faintest of what

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from ...errors import DataError
-from .basis import Basis, Values, polynomial
+from .basis import Values, polynomial
 from .model import Log
-from .pieces import Pieces
+from .pieces import Pieces, SourceBasis
 from .stars import Box
 
 _ROUNDS: Final = 3
@@ -99,7 +99,7 @@ class Solution:
         return np.tensordot(self.shape_terms(np.array(x), np.array(y)), self.kernels, 1)
 
 
-def solve(pieces: Pieces, basis: Basis, orders: Orders, box: Box, *, reject_sigma: float, log: Log) -> Solution:
+def solve(pieces: Pieces, basis: SourceBasis, orders: Orders, box: Box, *, reject_sigma: float, log: Log) -> Solution:
     """Fit the kernel of one region.
 
     Parameters
@@ -171,7 +171,7 @@ def _local(box: Box, x: Values, y: Values) -> tuple[Values, Values]:
 class _Fit:
     """The state of a fit; stars along the first axis."""
 
-    def __init__(self, pieces: Pieces, basis: Basis, orders: Orders, box: Box) -> None:
+    def __init__(self, pieces: Pieces, basis: SourceBasis, orders: Orders, box: Box) -> None:
         self.pieces, self.size = pieces, basis.size
         self.overlaps = np.tensordot(basis.functions, basis.functions, ((1, 2), (1, 2)))
         u, v = _local(box, pieces.x, pieces.y)
@@ -267,17 +267,19 @@ class _Fit:
 
     def _transformed(self) -> Values:
         """Give the products of the columns of a Gauss-Newton step: scale, shapes, background, target."""
-        count, size = len(self.pieces), self.size
-        scales, shapes = self._scales, self._shapes
-        turn = np.zeros((count, size + 2, size + 2))
-        turn[:, 0, 0] = 1
-        turn[:, 1:size, 0] = shapes
-        diagonal = np.arange(1, size)
-        turn[:, diagonal, diagonal] = scales[:, None]
-        turn[:, size, size] = 1
-        turn[:, size + 1, size + 1] = 1
-        turn[:, 1:size, size + 1] = scales[:, None] * shapes
-        return np.asarray(turn.transpose(0, 2, 1) @ self.gram @ turn)
+        size = self.size
+        scales, shapes = self._scales[:, None], self._shapes
+
+        def turned(products: Values) -> Values:
+            """Turn the rows from columns of the pieces into columns of the step."""
+            shaped = np.einsum("sa,sab->sb", shapes, products[:, 1:size])
+            made = products.copy()
+            made[:, 0] += shaped
+            made[:, 1:size] *= scales[:, :, None]
+            made[:, size + 1] += scales * shaped
+            return made
+
+        return np.ascontiguousarray(turned(np.ascontiguousarray(turned(self.gram).transpose(0, 2, 1))))
 
     def step(self) -> None:
         """Do one step, and learn how the stars fit."""

@@ -1,0 +1,297 @@
+"""The report of the scoreboard of difference images: tables, plots, and which targets are met."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from quality_difference_text import CASES_TEXT, CLOSING, INTRODUCTION
+
+SN_BINS = (5.0, 7.0, 10.0, 20.0, 40.0, 100.0)
+ENGINES = ("hotpants", "zogy", "sfft")
+KINDS = {"transient": "field", "transient_g": "galaxies"}
+FIELD_PIXELS = 2048**2
+PIXELS_PER_DEG2 = 3600**2
+BIAS_FROM_SN = 10.0
+PULLS_TO_SN = 30.0
+FAR_PULL = 5.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what was measured."""
+
+    engine: str
+    text: str
+    measured: str
+    kept: bool
+
+    def __str__(self) -> str:
+        """Give one line."""
+        return f"{self.engine}: {self.text}: {self.measured}" + ("" if self.kept else " (missed)")
+
+
+class Results:
+    """All rows, and what is pooled of them."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def of(self, engine: str, case: str | None = None) -> "Results":
+        """Choose."""
+        return Results([row for row in self.rows if row["engine"] == engine and case in {None, row["case"]}])
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases, in order."""
+        return list(dict.fromkeys(row["case"] for row in self.rows))
+
+    def column(self, name: str) -> np.ndarray:
+        """Give one value for each transient."""
+        return np.concatenate([np.array(row[name]) for row in self.rows]) if self.rows else np.array([])
+
+    def mean(self, name: str) -> float:
+        """Give the mean of a figure over the fields, weighted with their size."""
+        known = [(row[name], row["size"] ** 2) for row in self.rows if row[name] is not None]
+        return float(np.average(*zip(*known, strict=True))) if known else float("nan")
+
+    @property
+    def false(self) -> float:
+        """Give false candidates per 2048 x 2048 pixels."""
+        return sum(row["false"] for row in self.rows) * FIELD_PIXELS / max(sum(r["size"] ** 2 for r in self.rows), 1)
+
+    def found(self, kind: str, low: float, high: float, by: str = "sn") -> tuple[int, int]:
+        """Give how many of the transients of a bin were found, and how many there are."""
+        which = (self.column("kind") == kind) & (self.column(by) >= low) & (self.column(by) < high)
+        return int(self.column("found")[which].sum()), int(which.sum())
+
+    def bias(self, kind: str) -> tuple[float, float, float]:
+        """Give bias, its error and the scatter of the fluxes of bright transients; fractions."""
+        sn = self.column("sn")
+        which = (self.column("kind") == kind) & (sn >= BIAS_FROM_SN) & self.column("clean").astype(bool)
+        which &= np.abs(self.column("pull")) < FAR_PULL
+        if which.sum() < 3:
+            return (float("nan"),) * 3
+        ratio, weight = self.column("ratio")[which] - 1, sn[which] ** 2 / (1 + (0.02 * sn[which]) ** 2)
+        mean = float(np.average(ratio, weights=weight))
+        spread = float(np.sqrt(np.average((ratio - mean) ** 2, weights=weight)))
+        return mean, float(spread * np.sqrt((weight**2).sum()) / weight.sum()), spread
+
+    def pulls(self, kind: str) -> np.ndarray:
+        """Give the pulls of forced photometry of faint transients."""
+        which = (self.column("kind") == kind) & (self.column("sn") <= PULLS_TO_SN) & self.column("clean").astype(bool)
+        return self.column("pull")[which]
+
+
+def pull_figures(pulls: np.ndarray) -> tuple[float, float, float, float]:
+    """Give the mean, its error, the width (half the middle 68 %), and the part beyond 5."""
+    near = pulls[np.abs(pulls) < FAR_PULL]
+    if near.size < 10:
+        return (float("nan"),) * 4
+    low, high = np.percentile(pulls, (15.865, 84.135))
+    return float(near.mean()), float(near.std() / np.sqrt(near.size)), (high - low) / 2, 1 - near.size / pulls.size
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Compare with the targets."""
+    return [one for engine in ENGINES if results.of(engine).rows for one in _judge(engine, results.of(engine))]
+
+
+def _judge(engine: str, own: Results) -> Iterator[Verdict]:
+    for low, high, least in ((10, 1e9, 0.98), (7, 10, 0.9)):
+        found, there = own.found("transient", low, high)
+        sn = f"S/N {low} and more" if low == 10 else f"S/N {low} to {high:g}"
+        share = found / max(there, 1)
+        yield Verdict(engine, f"completeness at {sn} ≥ {least:.0%}", f"{share:.1%} of {there}", share >= least)
+    yield Verdict(engine, "false candidates per 2048² ≤ 5", f"{own.false:.1f}", own.false <= 5)
+    for kind, limit in (("transient", 0.02 if engine == "zogy" else 0.01), ("transient_g", 0.025)):
+        bias, error, _ = own.bias(kind)
+        text = f"{100 * bias:+.2f} ± {100 * error:.2f} %"
+        yield Verdict(engine, f"bias of fluxes, {KINDS[kind]}, below {limit:.1%}", text, abs(bias) <= limit)
+    for kind in KINDS:
+        mean, error, spread, _ = pull_figures(own.pulls(kind))
+        text = f"{mean:+.2f} ± {error:.2f}, width {spread:.2f}"
+        good = abs(mean) < 0.1 and 0.9 <= spread <= 1.1
+        yield Verdict(engine, f"pulls, {KINDS[kind]}, S/N ≤ 30: mean below 0.1, width 0.9-1.1", text, good)
+    yield from _by_case(own, engine, "difference/noise off sources 0.95-1.05", "off", lambda v: 0.95 <= v <= 1.05)
+    limit = 1.4 if engine == "hotpants" else 1.7
+    yield from _by_case(own, engine, f"difference/noise on stars r < 16 below {limit}", "on", lambda v: v < limit)
+
+
+def _by_case(own: Results, engine: str, text: str, name: str, good: Callable[[float], bool]) -> Iterator[Verdict]:
+    """Judge a figure in each case."""
+    values = {case: own.of(engine, case).mean(name) for case in own.cases}
+    known = {case: value for case, value in values.items() if np.isfinite(value)}
+    if not known:
+        return
+    bad = [f"{case} {value:.2f}" for case, value in known.items() if not good(value)]
+    measured = f"{min(known.values()):.3f} to {max(known.values()):.3f}" + (f"; {', '.join(bad)}" if bad else "")
+    yield Verdict(engine, text + ", each case", measured, not bad)
+
+
+def write_report(results: Results, docs: Path) -> None:
+    """Write `quality.md` and its plots."""
+    engines = [engine for engine in ENGINES if results.of(engine).rows]
+    fields = {(row["case"], row["size"], row["seed"]) for row in results.rows}
+    injected = {kind: max(int((results.of(e).column("kind") == kind).sum()) for e in engines) for kind in KINDS}
+    parts = [
+        INTRODUCTION.format(
+            fields=len(fields),
+            area=sum(size**2 for _, size, _ in fields) / PIXELS_PER_DEG2,
+            transients=injected["transient"],
+            hosts=injected["transient_g"],
+        ),
+        "## Targets\n",
+        _table(
+            ["engine", "target", "measured", ""],
+            [[one.engine, one.text, one.measured, "met" if one.kept else "**missed**"] for one in verdicts(results)],
+        ),
+        "## Completeness\n",
+        "Share that `find_candidates` found at its defaults within 3 pixels; how many were put in.\n",
+        _completeness(results, engines),
+        "![Completeness by signal to noise and by magnitude](img/quality-completeness.png)\n",
+        "## Fluxes\n",
+        _fluxes(results, engines),
+        "![Pulls of forced photometry](img/quality-pulls.png)\n",
+        "## By kind of field\n",
+        CASES_TEXT,
+        *[_cases(results.of(engine), engine) for engine in engines],
+        "![Difference over noise, false candidates and bias by kind of field](img/quality-cases.png)\n",
+        CLOSING,
+    ]
+    (docs / "quality.md").write_text("\n".join(parts))
+    (docs / "img").mkdir(exist_ok=True)
+    _plot_completeness(results, engines, docs / "img" / "quality-completeness.png")
+    _plot_pulls(results, engines, docs / "img" / "quality-pulls.png")
+    _plot_cases(results, engines, docs / "img" / "quality-cases.png")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _completeness(results: Results, engines: list[str]) -> str:
+    rows = []
+    bins = list(zip(SN_BINS[:-1], SN_BINS[1:], strict=True))
+    for engine in engines:
+        for kind, name in KINDS.items():
+            cells = [results.of(engine).found(kind, low, high) for low, high in bins]
+            rows.append([engine, name, *(f"{found / max(there, 1):.1%} of {there}" for found, there in cells)])
+        own = results.of(engine)
+        row = [f"{sum(r[what][0] for r in own.rows)} of {sum(r[what][1] for r in own.rows)} {what}"
+               for what in ("asteroids", "variables")]  # fmt: skip
+        lost = own.column("lost_to_mask")[own.column("sn") >= BIAS_FROM_SN].mean()
+        rows.append([engine, "others", *row, f"lost to masks: {lost:.1%} of S/N ≥ 10", "", ""])
+    return _table(["engine", "where", *(f"S/N {low:g} to {high:g}" for low, high in bins)], rows)
+
+
+def _fluxes(results: Results, engines: list[str]) -> str:
+    rows = []
+    for engine in engines:
+        for kind, name in KINDS.items():
+            own = results.of(engine)
+            bias, error, spread = (100 * value for value in own.bias(kind))
+            mean, mean_error, width, far = pull_figures(own.pulls(kind))
+            rows.append(
+                [
+                    engine,
+                    name,
+                    f"{bias:+.2f} ± {error:.2f}",
+                    f"{spread:.1f}",
+                    f"{mean:+.3f} ± {mean_error:.3f}",
+                    f"{width:.2f}",
+                    f"{100 * far:.1f}",
+                    str(own.pulls(kind).size),
+                ]
+            )
+    head = ["engine", "where", "bias, %", "scatter, %", "mean pull", "width of pulls", "beyond 5 σ, %", "pulls of"]
+    return _table(head, rows)
+
+
+def _cases(own: Results, engine: str) -> str:
+    rows = []
+    for case in own.cases:
+        one = own.of(engine, case)
+        field, host = one.bias("transient"), one.bias("transient_g")
+        found, there = one.found("transient", 10, 1e9)
+        large = [row for row in one.rows if row["size"] == 2048]
+        seconds = [row["processor_s"] * 1024**2 / row["size"] ** 2 for row in one.rows]
+        rows.append(
+            [
+                case,
+                f"{one.mean('off'):.3f}",
+                f"{one.mean('on'):.2f}" if np.isfinite(one.mean("on")) else "–",
+                f"{one.false:.1f}",
+                f"{one.false * PIXELS_PER_DEG2 / FIELD_PIXELS:.0f}",
+                f"{found / max(there, 1):.1%} of {there}",
+                f"{100 * field[0]:+.2f} ± {100 * field[1]:.2f}",
+                f"{100 * host[0]:+.2f} ± {100 * host[1]:.2f}",
+                f"{100 * one.mean('scale'):+.2f}",
+                f"{100 * one.mean('masked'):.1f}",
+                f"{np.median(seconds):.1f}",
+                f"{large[0]['processor_s']:.1f} s, {large[0]['mb']:.0f} MB" if large else "",
+            ]
+        )
+    head = ["case", "off", "on", "false / 2048²", "false / deg²", "S/N ≥ 10", "bias, field, %", "bias, galaxies, %"]
+    head += ["scale, %", "masked, %", "s / 1024²", "2048²"]
+    return f"### {engine}\n\n" + _table(head, rows)
+
+
+def _plot_completeness(results: Results, engines: list[str], path: Path) -> None:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_sn, by_mag = figure.subplots(1, 2, sharey=True)
+    for engine in engines:
+        for kind, style in (("transient", "-"), ("transient_g", "--")):
+            for axis, by, edges in (
+                (by_sn, "sn", np.geomspace(5, 100, 10)),
+                (by_mag, "mag", np.arange(15, 22.1, 0.5)),
+            ):
+                points = [
+                    (0.5 * (low + high), found / there)
+                    for low, high in zip(edges[:-1], edges[1:], strict=True)
+                    for found, there in [results.of(engine).found(kind, low, high, by)]
+                    if there >= 10
+                ]
+                if points:
+                    axis.plot(*zip(*points, strict=True), style, marker=".", label=f"{engine}, {KINDS[kind]}")
+    by_sn.set(xscale="log", xlabel="S/N of aperture photometry", ylabel="found", ylim=(0, 1.03))
+    by_mag.set(xlabel="magnitude, all cases together")
+    by_sn.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
+def _plot_pulls(results: Results, engines: list[str], path: Path) -> None:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    edges = np.linspace(-5, 5, 41)
+    normal = np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi)
+    for axis, engine in zip(figure.subplots(1, len(engines), sharey=True, squeeze=False)[0], engines, strict=True):
+        for kind, name in KINDS.items():
+            pulls = results.of(engine).pulls(kind)
+            axis.hist(pulls, edges, density=True, histtype="step", label=f"{name}, {pulls.size}")
+        axis.plot(edges, normal, "k:", lw=1)
+        axis.set(title=engine, xlabel="(flux - truth) / error")
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
+def _plot_cases(results: Results, engines: list[str], path: Path) -> None:
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    cases = results.cases
+    quantities: list[tuple[str, Callable[[Results], float]]] = [
+        ("sd(difference/noise) off sources", lambda one: one.mean("off")),
+        ("the same on stars of r < 16", lambda one: one.mean("on")),
+        ("false candidates per 2048²", lambda one: one.false),
+        ("bias of transients, %", lambda one: 100 * one.bias("transient")[0]),
+    ]
+    for axis, (title, value) in zip(figure.subplots(2, 2, sharex=True).ravel(), quantities, strict=True):
+        for engine in engines:
+            axis.plot(cases, [value(results.of(engine, case)) for case in cases], "o", label=engine, alpha=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(axis="x", rotation=60)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels() and title.startswith("sd"):
+            axis.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
