@@ -42,7 +42,8 @@ _EMPTY_PLACES: Final = 4000
 _FEWEST_PLACES: Final = 100
 _SOURCE_SIGMA: Final = 2.0
 _FACTORS: Final = (0.7, 20.0)
-"""Beyond this the places were not empty: a kernel of sigma s pixels makes the sum over an aperture up to 3.5 s noisier."""
+"""Beyond this the places were not empty: a kernel of sigma s pixels makes the noise of a sum up to 3.5 s larger."""
+_CLIP_SIGMA: Final = 3.0
 _FLAT: Final = aperture.Skew(np.arange(64.0), np.zeros(64), np.zeros(64))
 """Faint sources are in image and template both: the sky of a difference is not skewed."""
 
@@ -242,9 +243,18 @@ def _noise_factor(difference: Difference, how: Apertures) -> float:
         found = measure(difference, x[chosen], y[chosen], how)
         good = np.isfinite(found.flux) & (found.fluxerr > 0) & (found.flags & ~aperture.FLAG_NO_LOCAL_SKY == 0)
         if good.sum() >= _FEWEST_PLACES:
-            low, high = np.percentile(found.flux[good] / found.fluxerr[good], (15.865, 84.135))
-            return float(np.clip((high - low) / 2, *_FACTORS))
+            return float(np.clip(_scatter(found.flux[good] / found.fluxerr[good]), *_FACTORS))
     return 1.0
+
+
+def _scatter(values: Floats) -> float:
+    """Give half the range of the middle 68.3 %, without what is far out: new sources are everywhere in some frames."""
+    while True:
+        low, middle, high = np.percentile(values, (15.865, 50, 84.135))
+        kept = np.abs(values - middle) <= _CLIP_SIGMA * (high - low) / 2
+        if kept.all() or high == low:
+            return float(high - low) / 2
+        values = values[kept]
 
 
 def _between(plane: Pixels, y: Floats, x: Floats) -> Floats:
