@@ -14,8 +14,8 @@ help: ## show this list
 setup: ## install what is missing: Debian packages (as root) and .venv from the lock
 	@bash scripts/setup.sh
 
-demo: setup up ## set up, start, process a simulated observation and compare with the truth
-	@$(PYTHON_IN_VENV) -m stdweb.demo
+demo: setup up ## set up, start, process a simulated observation and compare with the truth; DEMO=transients for a search
+	@$(PYTHON_IN_VENV) -m stdweb.demo $(DEMO)
 
 up: ## start broker, store, gateway and services in the background (after `make setup`)
 	@test -e .venv/.installed || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }

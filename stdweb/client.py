@@ -105,6 +105,12 @@ class Client:
             answer = self._ask("POST", "/tasks/", data=data, files={"file": (image.name, counted, "application/fits")})
         return dict(answer.json())
 
+    def upload(self, task_id: int, name: str, path: Path, show: Callable[[int], None] = lambda _: None) -> None:
+        """Put a file into a task under a name, such as `custom_template.fits`."""
+        with path.open("rb") as file:
+            counted: Any = _Counted(file, show)
+            self._ask("POST", f"/tasks/{task_id}/files/{quote(name)}", files={"file": (path.name, counted)})
+
     def process(self, task_id: int, steps: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run steps on a task."""
         body = {"steps": list(steps), "config": dict(config or {})}

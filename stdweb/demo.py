@@ -1,8 +1,12 @@
-"""`python -m stdweb.demo`: process a simulated observation through the API and compare with what is true of it."""
+"""`python -m stdweb.demo`: process a simulated observation through the API and compare with what is true of it.
+
+`python -m stdweb.demo transients` searches for new sources in another one, see `stdweb.demo_transients`.
+"""
 
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +21,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from .client import ApiError, Client
+from .demo_transients import run as run_transients
 from .settings import DEMO_USER, STATE_FOLDER, StackError, StackState
 from .sky import Observation, simulate
 from .sky.observe import GAIN, READ_NOISE_E, SKY_ADU
@@ -162,14 +167,21 @@ def _shown(path: Path | None) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def main() -> None:
-    """Run the demonstration on the stack of this folder; a known failure is one message and exit code 1."""
+DEMONSTRATIONS: Final = {"photometry": run, "transients": run_transients}
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run a demonstration on the stack of this folder; a known failure is one message and exit code 1."""
+    (name,) = arguments[:1] or ("photometry",)
+    if name not in DEMONSTRATIONS:
+        console.print(f"There is no demonstration {name!r}; there are: {', '.join(DEMONSTRATIONS)}", markup=False)
+        sys.exit(2)
     try:
-        run(StackState.started(STATE_FOLDER))
+        DEMONSTRATIONS[name](StackState.started(STATE_FOLDER))
     except (ApiError, StackError) as error:
         console.print(str(error), style="red", markup=False)
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
