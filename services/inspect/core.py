@@ -15,6 +15,7 @@ from shared.contracts.params import InspectParams
 from shared.errors import DataError
 from shared.science import headers
 from shared.science.images import size_of
+from shared.science.templates import suggested_template
 from shared.science.wcs import field_moc, field_of, moc_string, pixel_scale_deg
 
 Log = Callable[..., None]
@@ -31,8 +32,6 @@ _MESHES_PER_SIDE: Final = 4
 _SAMPLE_PIXELS: Final = 4_000_000
 _RESCALED_RANGE_ADU: Final = 100.0
 _FULL_WELL_ELECTRONS: Final = 50_000.0
-_PS1_SOUTH_DEG: Final = -30.0
-_LEGACY_SOUTH_DEG: Final = -68.0
 
 
 @dataclass(frozen=True)
@@ -134,30 +133,17 @@ def mesh_of(params: InspectParams, shape: tuple[int, int], log: Log) -> int:
     return mesh
 
 
-def suggestions(params: InspectParams, band: str, dec_deg: float | None, log: Log) -> dict[str, Any]:
-    """Suggest catalogue, its limit, and template; where the image lies is None when unknown."""
+def suggestions(params: InspectParams, band: str, place_deg: tuple[float, float] | None, log: Log) -> dict[str, Any]:
+    """Suggest catalogue, its limit, and template; where the image lies (RA and Dec, ICRS) is None when unknown."""
     found: dict[str, Any] = {"cat_limit": SUGGESTED_CAT_LIMIT}
     if params.cat_name is None:
-        found["cat_name"] = suggested_catalogs(band, 0.0 if dec_deg is None else dec_deg)[0]
+        found["cat_name"] = suggested_catalogs(band, 0.0 if place_deg is None else place_deg[1])[0]
         found["cat_suggested"] = True
         log(f"Suggested catalogue {found['cat_name']}, down to magnitude {SUGGESTED_CAT_LIMIT}")
-    template = suggested_template(dec_deg)
-    if template is not None:
-        found["template"] = template
-        log(f"Suggested template {template}")
+    if place_deg is not None:
+        found["template"] = suggested_template(*place_deg)
+        log(f"Suggested template {found['template']}")
     return found
-
-
-def suggested_template(dec_deg: float | None) -> str | None:
-    """Suggest a template survey: Pan-STARRS where it covers, else the Legacy Survey, else SkyMapper; None if unknown.
-
-    The Legacy Survey is not complete in the far south, which subtraction finds out.
-    """
-    if dec_deg is None:
-        return None
-    if dec_deg > _PS1_SOUTH_DEG:
-        return "ps1"
-    return "ls" if dec_deg > _LEGACY_SOUTH_DEG else "skymapper"
 
 
 def field_facts(wcs: WCS, shape: tuple[int, int], log: Log) -> dict[str, Any]:

@@ -76,20 +76,20 @@ def inspect(ctx: StepContext) -> dict[str, Any]:
 
     ctx.progress(0.8, "world coordinates")
     wcs = usable_wcs(header)
-    dec_deg: float | None = None
+    place_deg: tuple[float, float] | None = None
     if wcs is None:
         log("Warning: no usable world coordinates in the header, blind matching is switched on")
         computed["blind_match_wcs"] = True
     else:
         computed |= core.field_facts(wcs, image.shape, log)
-        dec_deg = computed["field_dec"]
+        place_deg = computed["field_ra"], computed["field_dec"]
 
     ctx.progress(0.85, "targets")
     targets = _targets(ctx, params, header, wcs, computed=computed, log=log)
-    if targets and dec_deg is None and math.isfinite(targets[0].dec_deg):
-        dec_deg = targets[0].dec_deg
+    if targets and place_deg is None and math.isfinite(targets[0].dec_deg):
+        place_deg = targets[0].ra_deg, targets[0].dec_deg
     _write_cutout(ctx, targets, image, wcs, log)
-    computed |= core.suggestions(params, computed["filter"], dec_deg, log)
+    computed |= core.suggestions(params, computed["filter"], place_deg, log)
     log("Done")
     return computed
 
