@@ -12,7 +12,7 @@ from shared.contracts.params import StackParams
 from shared.contracts.params.stack import StackMethod
 from shared.errors import DataError, UsageError
 from shared.science.headers import DEFAULT_GAIN
-from shared.science.images import quiet_fits, size_of, write_image
+from shared.science.images import EXTRACTED, quiet_fits, size_of, write_image
 from shared.science.stacking_combine import Planes, clip_tolerance, combine
 from shared.science.stacking_grid import place, resample
 from shared.science.stacking_header import (
@@ -87,7 +87,7 @@ class _Stack:
     def add(self, name: str) -> None:
         """Put an image on the grid, or leave it out."""
         log = self._ctx.log
-        one = _prepared(self._ctx, name, mask_cosmics=self._params.stack_mask_cosmics)
+        one = _prepared(self._ctx, name, self._params)
         if one is None:
             self._left_out.append(f"{name} has no finite pixels")
             if self._first is None:
@@ -164,6 +164,8 @@ class _Stack:
         _note_bands(members, log)
         saturation_adu = combined_saturation(members, method, background_kept=not self._params.stack_subtract_bg)
         header = stacked_header(self._header, members, method, saturation_adu, log)
+        if self._params.ext is not None:  # so that inspect does not look for it in the stack
+            header[EXTRACTED] = (self._params.ext, "extension that the images were taken from")
         image, coverage = self._combined(members)
         if saturation_adu is not None:
             self._lift_saturated(image, saturation_adu, len(members))
@@ -213,11 +215,11 @@ class _Stack:
         self._ctx.log(f"{int((self._saturated >= needed).sum())} pixels are saturated")
 
 
-def _prepared(ctx: StepContext, name: str, *, mask_cosmics: bool) -> Prepared | None:
+def _prepared(ctx: StepContext, name: str, params: StackParams) -> Prepared | None:
     folder = ctx.resources.data_dir
     try:
         with open_data(folder if folder is not None else Path(), name) as path:
-            return prepare_input(name, path, mask_cosmics=mask_cosmics, log=ctx.log)
+            return prepare_input(name, path, ext=params.ext, mask_cosmics=params.stack_mask_cosmics, log=ctx.log)
     except FileNotFoundError as error:
         raise UsageError(
             "no_file",

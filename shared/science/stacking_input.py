@@ -73,7 +73,7 @@ class Prepared:
     facts: Facts
 
 
-def prepare_input(name: str, path: Path, *, mask_cosmics: bool, log: Log) -> Prepared | None:
+def prepare_input(name: str, path: Path, *, ext: int | None = None, mask_cosmics: bool, log: Log) -> Prepared | None:
     """Read an image, mask it and subtract its background.
 
     Parameters
@@ -82,6 +82,8 @@ def prepare_input(name: str, path: Path, *, mask_cosmics: bool, log: Log) -> Pre
         As the user gave it.
     path
         The file.
+    ext
+        Number of the extension to take; None for the first usable one.
     mask_cosmics
         Whether to look for cosmic rays.
     log
@@ -98,7 +100,7 @@ def prepare_input(name: str, path: Path, *, mask_cosmics: bool, log: Log) -> Pre
         When it is no FITS image.
     """
     try:
-        image, header = read_image(path)
+        image, header = read_image(path, ext)
     except DataError as error:
         text = error.user_message.replace("The file", "It").replace("The image", "It")
         raise DataError(error.code, f"{name} cannot be stacked. {text}", **error.details) from error

@@ -7,6 +7,7 @@ import pytest
 from astropy.io import fits
 
 from shared.errors import DataError, StepError, UsageError
+from shared.science.images import read_image
 from tests.support.stacking import GAIN, Exposure, Sky, run_stack, sky
 
 WCS_CARDS = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
@@ -104,3 +105,29 @@ def test_twenty_images(folder: Path) -> None:
     assert result.header["NCOMBINE"] == 20
     assert result.coverage.max() == 20
     assert not (result.work / "planes").exists()
+
+
+def mosaic(path: Path, *chips: Path) -> None:
+    parts = [fits.PrimaryHDU()]
+    for chip in chips:
+        with fits.open(chip) as hdus:
+            parts.append(fits.ImageHDU(hdus[0].data, hdus[0].header))
+    fits.HDUList(parts).writeto(path)
+
+
+def test_an_extension_is_taken_of_each_image_and_inspect_takes_the_stack(folder: Path) -> None:
+    for number in (0, 1):
+        mosaic(folder / "data" / f"chips{number}.fits", folder / "data/constant.fits", folder / f"data/{number}.fits")
+    stacked = run_stack(folder, "chips0.fits", "chips1.fits", ext=2)
+    assert np.array_equal(stacked.image, run_stack(folder, "0.fits", "1.fits").image, equal_nan=True)
+    stacked = run_stack(folder, "chips0.fits", "chips1.fits", ext="2")
+    image, header = read_image(stacked.work / "image.fits", 2)
+    assert np.array_equal(image, stacked.image, equal_nan=True)
+    assert header["NCOMBINE"] == 2
+    with pytest.raises(
+        DataError, match=r"0.fits cannot be stacked\. It has no extension 2: its last one is 0\. Change ext"
+    ):
+        run_stack(folder, "chips0.fits", "0.fits", ext=2)
+    (folder / "work" / "planes").unlink(missing_ok=True)
+    first = run_stack(folder, "chips0.fits", "chips1.fits", stack_subtract_bg=False)
+    assert np.array_equal(first.image, np.full(SHAPE, 200.0))

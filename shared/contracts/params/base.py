@@ -85,6 +85,9 @@ def _catalog(value: str) -> str:
     return value
 
 
+Extension = Annotated[int, Field(ge=0, le=999)]
+"""Number of a part of a FITS file, from 0."""
+
 Text = Annotated[str, StringConstraints(max_length=4096), BeforeValidator(_blank_to_none)]
 BandCode = Annotated[
     str,

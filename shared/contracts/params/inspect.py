@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from .base import BandCode, CatalogCode, Positive, StepParams, Text
+from .base import BandCode, CatalogCode, Extension, Positive, StepParams, Text
 
 
 def _iso_time(value: str) -> str:
@@ -29,7 +29,7 @@ class InspectParams(StepParams):
     time: IsoTime | None = Field(None, description="Observation time, ISO 8601, UTC")
     gain: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="Gain, e-/ADU; 0 counts as 1")
     saturation: Positive | None = Field(None, description="Saturation level, ADU")
-    ext: Annotated[int, Field(ge=0, le=999)] | None = Field(
+    ext: Extension | None = Field(
         None, description="Extension of the image to take, from 0; the first usable one when absent"
     )
     mask_cosmics: bool = Field(True, description="Mask cosmic rays (L.A.Cosmic)")

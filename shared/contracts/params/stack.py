@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from .base import StepParams
+from .base import Extension, StepParams
 
 MAX_STACKED: Final = 200
 """Most images of one stack: each takes its size in room beside the task while they are combined."""
@@ -29,6 +29,9 @@ class StackParams(StepParams):
 
     stack_filenames: Annotated[list[SharedPath], Field(min_length=2, max_length=MAX_STACKED)] | None = Field(
         None, description="Images of the shared data directory to coadd, at least two; the first one gives the grid"
+    )
+    ext: Extension | None = Field(
+        None, description="Extension of each image to take, from 0; the first usable one when absent"
     )
     stack_method: StackMethod = Field("sum", description="How pixels are combined")
     stack_subtract_bg: bool = Field(True, description="Subtract the background of each image first")
