@@ -59,18 +59,25 @@ async def fill(mongo_url: str, count: int) -> str:
     computed = {"inspect": {"fwhm": 3.1, "time": "2026-11-23 01:02:03", "ra": 10.68, "dec": 41.27, "radius": 0.2}}
     for index in range(count):
         await tasks.insert(
-            Task(FIRST + index, f"m31_{index}.fits", f"M 31, exposure {index}", USER, (), at, at, "uploaded", config)
-            if index
-            else Task(FIRST, "m31.fits", "M 31", USER, (), at, at, "inspect_done", config, computed)
+            Task(
+                id=FIRST + index,
+                original_name=f"m31_{index}.fits",
+                title=f"M 31, exposure {index}",
+                user=USER,
+                groups=(),
+                created=at,
+                modified=at,
+                state="inspect_done",
+                asked=config,
+                computed=computed,
+            )
         )
     store.close()
     return token
 
 
-async def load(
-    url: str, token: str, process: psutil.Process, clients: int, seconds: float
-) -> tuple[list[float], float]:
-    """Ask for one address from many clients, each on a connection of its own that it keeps.
+async def load(urls: list[str], token: str, process: psutil.Process, seconds: float) -> tuple[list[float], float]:
+    """Let a client ask for each address again and again, on a connection of its own that it keeps.
 
     Returns
     -------
@@ -78,19 +85,19 @@ async def load(
     """
     times: list[float] = []
     headers = {"Authorization": f"Token {token}"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients), headers=headers) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=len(urls)), headers=headers) as session:
 
-        async def client(until: float) -> None:
+        async def client(url: str, until: float) -> None:
             while (began := time.perf_counter()) < until:
                 async with session.get(url) as answer:
                     await answer.read()
                     assert answer.status == 200, answer.status
                 times.append(time.perf_counter() - began)
 
-        await asyncio.gather(*(client(time.perf_counter() + seconds / 5) for _ in range(clients)))  # warm up
+        await asyncio.gather(*(client(url, time.perf_counter() + seconds / 5) for url in urls))  # warm up
         times.clear()
         before = cpu_s(process)
-        await asyncio.gather(*(client(time.perf_counter() + seconds) for _ in range(clients)))
+        await asyncio.gather(*(client(url, time.perf_counter() + seconds) for url in urls))
         used = cpu_s(process) - before
     return times, used / len(times)
 
@@ -171,8 +178,8 @@ async def run(state: StackState, args: argparse.Namespace) -> bool:
     token = await fill(state.mongo_url, args.tasks)
     process = gateway_process(state)
     paths = {
-        "state": f"/tasks/{FIRST}/state/",
-        "task": f"/tasks/{FIRST}/",
+        "state": "/tasks/{}/state/",
+        "task": "/tasks/{}/",
         f"20 of {args.tasks:,} tasks": "/tasks/?limit=20",
         f"all {args.tasks:,} tasks": "/tasks/",
     }
@@ -183,7 +190,8 @@ async def run(state: StackState, args: argparse.Namespace) -> bool:
         if args.only and name != args.only:
             continue
         clients = 1 if "tasks" in name else args.clients
-        times, cpu = await load(state.base_url + path, token, process, clients, args.seconds)
+        urls = [state.base_url + path.format(FIRST + number) for number in range(clients)]  # a task of its own each
+        times, cpu = await load(urls, token, process, args.seconds)
         wanted = name in {"state", "task"}
         good &= not wanted or 1e3 * cpu <= WANTED_CPU_MS
         print(

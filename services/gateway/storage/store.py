@@ -28,6 +28,7 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
         ((("work", 1), ("_id", 1)), {}),  # few on purpose: each one adds a third to the cost of a write
     ),
     "shelves": (((("user", 1), ("open", 1)), {}),),
+    "texts": (((("user", 1),), {}),),
     "runs": (((("task_id", 1), ("at", -1)), {}), ((("key", 1),), {"sparse": True})),
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
     "sessions": (((("user", 1),), {}), ((("expire", 1),), {"expireAfterSeconds": 0})),

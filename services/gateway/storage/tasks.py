@@ -23,6 +23,7 @@ from .codec import (
 )
 from .shelves import Shelves
 from .store import Store, answering
+from .together import Together
 
 _BATCH: Final = 20
 _MAX_CONFIGS: Final = 4 * 2**20  # characters of configs in one answer
@@ -44,6 +45,8 @@ class Tasks:
         self.shelves = Shelves(store)
         self._tasks = store.collection("tasks")
         self._runs = store.collection("runs")
+        self._whole = Together(self._read_whole)
+        self._states = Together(self._read_states)
 
     async def next_id(self) -> int:
         """Draw the id of a new task."""
@@ -75,18 +78,26 @@ class Tasks:
 
     async def get(self, task_id: int) -> Task | None:
         """Read a whole task."""
+        return await self._whole.get(task_id)
+
+    async def _read_whole(self, ids: list[int]) -> dict[int, Task]:
         async with answering():
-            doc = await self._tasks.find_one({"_id": task_id})
-        return task_from_doc(doc) if doc else None
+            docs = await self._tasks.find({"_id": {"$in": ids}}).to_list(None)
+        return {doc["_id"]: task_from_doc(doc) for doc in docs}
 
     async def get_state(self, task_id: int) -> tuple[Task, str | None] | None:
         """Read what polling needs: state and who may see it, and the id of the running chain."""
+        return await self._states.get(task_id)
+
+    async def _read_states(self, ids: list[int]) -> dict[int, tuple[Task, str | None]]:
+        found = {}
         async with answering():
-            doc = await self._tasks.find_one({"_id": task_id}, dict.fromkeys(_STATE, 1))
-        if doc is None:
-            return None
-        run = doc.pop("run", None) or {}
-        return task_from_doc(doc), run.get("id") if run.get("status") in {"running", "cancelling"} else None
+            docs = await self._tasks.find({"_id": {"$in": ids}}, dict.fromkeys(_STATE, 1)).to_list(None)
+        for doc in docs:
+            run = doc.pop("run", None) or {}
+            chain_id = run.get("id") if run.get("status") in {"running", "cancelling"} else None
+            found[doc["_id"]] = task_from_doc(doc), chain_id
+        return found
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Write what differs between two versions of a task, if the store still holds the old one.
