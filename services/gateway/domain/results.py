@@ -7,7 +7,15 @@ from typing import Final, TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from shared.contracts.results import CANDIDATES_FILE, TARGETS_FILE, Candidates, Measurements
+from shared.contracts.results import (
+    CANDIDATES_FILE,
+    SUB_CANDIDATES_FILE,
+    SUB_TARGETS_FILE,
+    TARGETS_FILE,
+    Candidates,
+    Measurements,
+    SubtractionMeasurements,
+)
 from shared.taskdir import NotFound, TaskDir, TasksRoot
 
 from ..model import Task
@@ -27,6 +35,16 @@ async def measurements(root: TasksRoot, task: Task) -> Measurements | None:
 async def candidates(root: TasksRoot, task: Task) -> Candidates | None:
     """Read what the search by catalogues found; None when it did not run."""
     return await asyncio.to_thread(_read, root.task(task.id), CANDIDATES_FILE, Candidates)
+
+
+async def difference_measurements(root: TasksRoot, task: Task) -> SubtractionMeasurements | None:
+    """Read what template subtraction measured at the targets; None when it did not run, or had no targets."""
+    return await asyncio.to_thread(_read, root.task(task.id), SUB_TARGETS_FILE, SubtractionMeasurements)
+
+
+async def difference_candidates(root: TasksRoot, task: Task) -> Candidates | None:
+    """Read what the search in the difference found; None when it did not run."""
+    return await asyncio.to_thread(_read, root.task(task.id), SUB_CANDIDATES_FILE, Candidates)
 
 
 def _read(folder: TaskDir, name: str, kind: type[Result]) -> Result | None:

@@ -5,10 +5,10 @@ import asyncio
 from aiohttp import web
 from pydantic import Field
 
-from shared.contracts.results import Candidates, Measurements
+from shared.contracts.results import Candidates, Measurements, SubtractionMeasurements
 
 from ..domain.addresses import site_of
-from ..domain.results import candidates, measurements
+from ..domain.results import candidates, difference_candidates, difference_measurements, measurements
 from ..keys import CALLBACKS, ROOT, TASKS, USER
 from ..model import Run, RunStep, User
 from ..storage.callbacks import Status
@@ -30,6 +30,10 @@ class Results(Answer):
     state: str
     targets: Measurements | None = Field(description="Forced photometry of the targets; null when there is none")
     candidates: Candidates | None = Field(description="Found by `simple_transients`; null when it did not run")
+    sub_targets: SubtractionMeasurements | None = Field(
+        description="Forced photometry of the targets in the difference; null when there is none"
+    )
+    sub_candidates: Candidates | None = Field(description="Found by `subtraction`; null when it did not search")
 
 
 def _step(step: RunStep) -> dict[str, object]:
@@ -86,16 +90,15 @@ async def runs(request: web.Request) -> web.Response:
 async def results(request: web.Request) -> web.Response:
     """Show what was measured."""
     task = await request.app[TASKS].for_view(task_id_of(request), request[USER])
-    found = await measurements(request.app[ROOT], task)
-    seen = await candidates(request.app[ROOT], task)
-    return reply(
-        {
-            "id": task.id,
-            "state": task.state,
-            "targets": found and await asyncio.to_thread(found.model_dump, mode="json"),
-            "candidates": seen and await asyncio.to_thread(seen.model_dump, mode="json"),
-        }
-    )
+    root = request.app[ROOT]
+    found = {
+        "targets": await measurements(root, task),
+        "candidates": await candidates(root, task),
+        "sub_targets": await difference_measurements(root, task),
+        "sub_candidates": await difference_candidates(root, task),
+    }
+    rows = {name: value and await asyncio.to_thread(value.model_dump, mode="json") for name, value in found.items()}
+    return reply({"id": task.id, "state": task.state, **rows})
 
 
 ROUTES = (
