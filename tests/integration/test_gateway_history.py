@@ -10,7 +10,13 @@ from pymongo import MongoClient, monitoring
 
 from services.gateway.model import now
 from services.gateway.storage import Store, Tasks
-from shared.contracts.results import TARGETS_FILE, Measurement, Measurements
+from shared.contracts.results import (
+    SUB_TARGETS_FILE,
+    TARGETS_FILE,
+    Measurement,
+    Measurements,
+    SubtractionMeasurements,
+)
 from tests.support.gateway import Client, Gateway
 
 
@@ -187,6 +193,8 @@ async def test_results_are_what_photometry_wrote(site: Gateway, ann: Client) -> 
         "state": "uploaded",
         "targets": None,
         "candidates": None,
+        "sub_targets": None,
+        "sub_candidates": None,
     }
     row = Measurement(
         name="SN",
@@ -217,6 +225,10 @@ async def test_results_are_what_photometry_wrote(site: Gateway, ann: Client) -> 
     source.write_text(measured.model_dump_json())
     folder.put(TARGETS_FILE, source)
     assert (await ann.ok("GET", f"/tasks/{task}/results/"))["targets"] == measured.model_dump(mode="json")
+    again = SubtractionMeasurements(**dict(measured), method="zogy", template="ps1", template_filter="r")
+    source.write_text(again.model_dump_json())
+    folder.put(SUB_TARGETS_FILE, source)
+    assert (await ann.ok("GET", f"/tasks/{task}/results/"))["sub_targets"] == again.model_dump(mode="json")
     source.write_text("{}")
     folder.put(TARGETS_FILE, source)
     assert (await ann.ok("GET", f"/tasks/{task}/results/"))["targets"] is None
