@@ -166,6 +166,6 @@ async def _read(request: web.Request) -> bytes:
         data += chunk
         if len(data) > _MAX_JSON:
             raise TooLarge(f"A body of fields may have at most {_MAX_JSON} bytes.")
-    if not data and request.content.total_compressed_bytes:
+    if not data and request.body_exists and request.content.total_compressed_bytes:
         raise Invalid(DAMAGED)  # packed, and cut off before its first byte
     return bytes(data)
