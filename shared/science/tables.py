@@ -48,8 +48,11 @@ COLUMNS: Final = {
     "FLUX_AUTO": Column("adu", "phot.count", "Flux in a Kron-like aperture"),
     "MAG_AUTO": Column("mag", "phot.mag;instr", "Instrumental magnitude of FLUX_AUTO"),
     "FLUX_MAX": Column("adu", "phot.count;stat.max", "Highest pixel above the background"),
+    "significance": Column(None, "stat.snr", "Significance of a point source in the difference"),
+    "significance_adjusted": Column(None, "stat.snr", "The same, if the template may be shifted, scaled and blurred"),
+    "chi2": Column(None, "stat.fit.chi2", "Chi square per pixel of the core against the shape of stars"),
 }
-"""Every column of `objects`, `target.vot` and `candidates_simple.vot`; described in docs/columns.md."""
+"""Every column of `objects`, `target.vot` and the tables of candidates; described in docs/columns.md."""
 
 
 def annotate(table: Table) -> Table:
