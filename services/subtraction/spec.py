@@ -13,7 +13,13 @@ def _stack(ctx: StepContext) -> dict[str, Any]:
     return stack(ctx)
 
 
-def _warm() -> None:
+def _subtraction(ctx: StepContext) -> dict[str, Any]:
+    from .subtraction import subtraction
+
+    return subtraction(ctx)
+
+
+def _warm_stack() -> None:
     from shared.science.start import prepare
 
     from .stack import warm
@@ -22,4 +28,16 @@ def _warm() -> None:
     warm()
 
 
-SPECS = (StepSpec(STEPS["stack"], _stack, _warm),)
+def _warm_subtraction() -> None:
+    from shared.science.start import prepare
+
+    from .subtraction import warm
+
+    prepare()
+    warm()
+
+
+SPECS = (
+    StepSpec(STEPS["stack"], _stack, _warm_stack),
+    StepSpec(STEPS["subtraction"], _subtraction, _warm_subtraction),
+)

@@ -18,6 +18,7 @@ from shared.science.images import size_of
 from shared.science.solution import Inputs, load_photometry
 from shared.science.templates import CustomTemplate, Template, get_template, suggested_template
 from shared.science.templates import warm as warm_templates
+from shared.science.zeropoint import ZeroPoint
 from shared.worker.step import StepContext
 
 from .products import write_products
@@ -82,6 +83,7 @@ def subtraction(ctx: StepContext) -> dict[str, Any]:
 
 def _inputs(ctx: StepContext, params: SubtractionParams) -> Inputs:
     inputs = load_photometry(ctx)
+    ZeroPoint.from_json(inputs.solution)  # before the work, not after it
     ctx.log(
         f"Image of {size_of(inputs.image.shape)} pixels in band {inputs.band}, FWHM {inputs.fwhm_pix:.2f} pixels, "
         f"{100 * inputs.mask.mean():.2f} % masked"

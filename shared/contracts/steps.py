@@ -5,8 +5,16 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from .params import CleanupParams, InspectParams, PhotometryParams, SimpleTransientsParams, StackParams, StepParams
-from .results import CANDIDATES_FILE, TARGETS_FILE
+from .params import (
+    CleanupParams,
+    InspectParams,
+    PhotometryParams,
+    SimpleTransientsParams,
+    StackParams,
+    StepParams,
+    SubtractionParams,
+)
+from .results import CANDIDATES_FILE, SUB_CANDIDATES_FILE, SUB_TARGETS_FILE, TARGETS_FILE
 
 IMAGE_RANK: Final = 0
 """Rank of a change of `image.fits` itself: its commit hides the results of every step."""
@@ -61,6 +69,23 @@ PHOTOMETRY_PLOTS: Final = tuple(
         "astrometry_dist",
         "limit_hist",
         "limit_sn",
+    )
+)
+
+SUBTRACTION_IMAGES: Final = tuple(
+    f"sub_{name}.fits"
+    for name in (
+        "image",
+        "mask",
+        "template",
+        "template_mask",
+        "diff",
+        "sdiff",
+        "conv",
+        "ediff",
+        "scorr",  # this and the next ones of ZOGY alone
+        "fpsf",
+        "fpsferr",
     )
 )
 
@@ -124,6 +149,26 @@ _TABLE: Final = (
             "candidates_simple/",
         ),
         time_limit_s=1800,
+    ),
+    Step(
+        name="subtraction",
+        service="subtraction",
+        rank=6,
+        state="subtraction",
+        params=SubtractionParams,
+        log="subtraction.log",
+        files=(
+            *SUBTRACTION_IMAGES,
+            "candidates.vot",
+            "candidates.reg",
+            SUB_CANDIDATES_FILE,
+            "candidates/",
+            "sub_target.vot",
+            SUB_TARGETS_FILE,
+            "sub_target.cutout",
+            "sub_targets/",
+        ),
+        time_limit_s=3600,
     ),
     Step(
         name="stack",

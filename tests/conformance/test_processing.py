@@ -52,13 +52,12 @@ PLOTS = (
     "limit_hist",
     "limit_sn",
 )
-COMING = pytest.mark.xfail(reason="its service is not there yet", strict=True)
 STEPS = (
     "cleanup",
     "inspect",
     "photometry",
     "simple_transients",
-    pytest.param("subtraction", marks=COMING),
+    "subtraction",
     "stack",
 )
 
