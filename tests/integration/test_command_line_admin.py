@@ -177,7 +177,7 @@ async def test_presets_bring_files(site: Gateway, stdweb: CommandLine) -> None:
         ("user secret nobody", "", (1, "name: there is no user 'nobody'")),
         ("token create nobody", "", (1, "name: there is no user 'nobody'")),
         ("token revoke nobody", "", (1, "name: there is no user 'nobody'")),
-        ("preset add bad --config sn=x", "", (1, "sn: Input should be a valid number")),
+        ("preset add bad --config sn=x", "", (1, "sn: must be a valid number")),
         ("preset add bad mask.fits", "", (1, "files: the shared volume is not known here; set STDWEB_DATA_DIR")),
         ("preset add bad --config sn", "", (2, "'sn' is not of the form key=value")),
     ],

@@ -103,6 +103,21 @@ async def test_a_damaged_body_is_bad_input(ann: Client, kind: str, body: bytes, 
     assert (await ann.ok("GET", f"/tasks/{task}/"))["title"] == ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("application/x-www-form-urlencoded", b'{"steps": ["inspect"]}', "Content-Type: application/json"),
+        (JSON, b'{"steps": [inspect]}', "line 1 column 12"),
+        (JSON, b'{"config": {}}', "steps: is needed"),
+        (JSON, b'{"steps": ["inspect"], "config": {"sn": "x"}}', "sn: must be a valid number"),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_said(ann: Client, kind: str, body: bytes, said: str) -> None:
+    task = await ann.new_task()
+    status, answer = await ann.call("POST", f"/tasks/{task}/process/", data=body, headers={"Content-Type": kind})
+    assert (status, said in answer["detail"]) == (400, True), answer
+
+
 async def test_only_short_literals_are_read(ann: Client) -> None:
     task = await ann.new_task()
     for count, expected in ((500, 200), (30_000, 400)):  # reading the second one would take half a second

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from shared.contracts.params import MAX_CONFIG_BYTES, MAX_KEY_LENGTH
 from shared.contracts.steps import STEPS
 
-from .errors import Invalid
+from .errors import Invalid, said
 
 MAX_STEPS: Final = 32
 _MAX_DEPTH: Final = 16
@@ -133,7 +133,7 @@ def validate(config: Mapping[str, Any], steps: Iterable[str]) -> None:
         except ValidationError as error:
             for item in error.errors(include_url=False, include_context=False, include_input=False):
                 key = str(item["loc"][0]) if item["loc"] else "config"
-                message = item["msg"].removeprefix("Value error, ")
+                message = said(item["msg"])
                 if message not in errors.setdefault(key, []):
                     errors[key].append(message)
     if errors:

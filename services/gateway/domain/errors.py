@@ -1,6 +1,16 @@
 """Why a request is refused. `services.gateway.errors` maps each kind to a status."""
 
 from collections.abc import Mapping
+from typing import Final
+
+_WORDS: Final = (("Value error, ", ""), ("Input should be", "must be"), ("Field required", "is needed"))
+
+
+def said(message: str) -> str:
+    """Say what a model found wrong as the other messages do: after the name of the field."""
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours)
+    return message
 
 
 class Refused(Exception):

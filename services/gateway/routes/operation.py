@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from ..domain.errors import Invalid
+from ..domain.errors import Invalid, said
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Model = TypeVar("Model", bound=BaseModel)
@@ -80,8 +80,7 @@ def check(model: type[Model], fields: Mapping[str, Any]) -> Model:
         found: dict[str, list[str]] = {}
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             name = str(problem["loc"][0]) if problem["loc"] else "body"
-            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            found.setdefault(name, []).append(message)
+            found.setdefault(name, []).append(said(problem["msg"]))
         detail = "; ".join(f"{name}: {messages[0]}" for name, messages in found.items())
         raise Invalid(detail, found) from None
 

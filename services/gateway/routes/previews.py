@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from shared.contracts.preview import CONTENT_TYPES, CutoutOptions, PictureOptions, PreviewOptions
 
-from ..domain.errors import Invalid
 from ..domain.previews import Source, key_of
 from ..keys import PREVIEWS, REQUEST_ID, TASKS, USER
-from .operation import Operation
+from .operation import Operation, check
 from .replies import task_id_of
 
 _PIECE: Final = 2**20  # bytes; few pictures are larger, but one may be hundreds of times as large
@@ -31,12 +29,7 @@ def options_of(kind: type[Options], query: Mapping[str, str]) -> Options:
     Invalid
         Naming those with a bad value.
     """
-    try:
-        return kind.model_validate({name: query[name] for name in kind.model_fields if name in query})
-    except ValidationError as error:
-        fields = {str(one["loc"][0]): [one["msg"]] for one in error.errors()}
-        text = "; ".join(f"{name}: {messages[0]}" for name, messages in fields.items())
-        raise Invalid(text, fields) from None
+    return check(kind, {name: query[name] for name in kind.model_fields if name in query})
 
 
 async def send(request: web.Request, source: Source, options: PictureOptions) -> web.StreamResponse:

@@ -136,16 +136,7 @@ async def read_fields(request: web.Request) -> Mapping[str, Any]:
     check_encoding(request)
     kind = request.content_type
     if kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
-        try:
-            form = await request.post()
-        except UNREADABLE:
-            raise Invalid("The form cannot be read.") from None
-        check_parts(len(form))
-        fields: dict[str, str] = {}
-        for key, value in form.items():
-            if isinstance(value, str):
-                add_field(fields, key, value)
-        return fields
+        return await _read_form(request)
     data = await _read(request)
     if not data:
         return {}
@@ -153,11 +144,28 @@ async def read_fields(request: web.Request) -> Mapping[str, Any]:
         raise Unsupported("The body must be JSON (Content-Type: application/json) or a form.")
     try:
         content = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise Invalid(f"The body is not valid JSON: {error}.") from None
     except (ValueError, RecursionError):
         raise Invalid("The body is not valid JSON.") from None
     if not isinstance(content, dict):
         raise Invalid("The body must be a JSON object.")
     return content
+
+
+async def _read_form(request: web.Request) -> dict[str, str]:
+    try:
+        form = await request.post()
+    except UNREADABLE:
+        raise Invalid("The form cannot be read.") from None
+    check_parts(len(form))
+    fields: dict[str, str] = {}
+    for key, value in form.items():
+        if key.lstrip().startswith("{"):
+            raise Invalid("The body looks like JSON; send it with the header Content-Type: application/json.")
+        if isinstance(value, str):
+            add_field(fields, key, value)
+    return fields
 
 
 async def _read(request: web.Request) -> bytes:
