@@ -150,7 +150,9 @@ def regions(table: Table, radius_arcsec: float) -> str:
         'global color=green width=1 font="helvetica 10 normal roman"',
         "icrs",
     ]
-    lines += [f"circle({row['ra']:.6f},{row['dec']:.6f},{radius_arcsec:.2f}) # text={{{row['name']}}}" for row in table]
+    lines += [
+        f'circle({row["ra"]:.6f},{row["dec"]:.6f},{radius_arcsec:.2f}") # text={{{row["name"]}}}' for row in table
+    ]
     return "\n".join(lines) + "\n"
 
 

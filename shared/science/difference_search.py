@@ -15,7 +15,7 @@ faint object is mostly noise. Here the fit of a star's shape is compared with wh
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from astropy.table import Table
@@ -110,25 +110,26 @@ def find_candidates(difference: Difference, image: Pixels, mask: Bools, options:
     """
     shape = learn(difference)
     score = scores(difference, shape)
-    ring = surroundings(score, difference.mask, difference.fwhm_pix)
-    score /= ring
-    labels, _ = ndimage.label(score > 0.5 * options.sn, np.ones((3, 3), int))
     x, y = _places(score, difference.mask, options.sn, difference.fwhm_pix)
+    ring = surroundings(score, difference.mask, x, y, difference.fwhm_pix)
+    height = score[y, x] / ring
+    order = np.argsort(-height, kind="stable")[: int((height >= options.sn).sum())]
+    x, y, ring, height = x[order], y[order], ring[order], height[order]
     log(f"{x.size} places with a significance of at least {options.sn:g}")
     if x.size > MOST_PLACES:
         log(f"Note: the {MOST_PLACES} most significant are looked at; so many mean that image and template do not fit")
-        x, y = x[:MOST_PLACES], y[:MOST_PLACES]
+        x, y, ring, height = x[:MOST_PLACES], y[:MOST_PLACES], ring[:MOST_PLACES], height[:MOST_PLACES]
+    labels, _ = ndimage.label(score > 0.5 * options.sn, np.ones((3, 3), int))
     large = np.bincount(labels.ravel())[labels[y, x]] >= options.min_area
     if not large.all():
         log(f"{large.sum()} of them have {options.min_area} connected pixels or more")
-        x, y = x[large], y[large]
-    height = score[y, x].astype(float)
+        x, y, ring, height = x[large], y[large], ring[large], height[large]
     # the score of ZOGY is divided by the noise of the source itself, which moves its peaks by half a pixel
     surface = score if difference.scores is None else difference.scores.flux
     at_x, at_y = _refined(surface, x, y)
     verdict = judge(difference, shape, at_x, at_y)
     at_x, at_y = at_x + verdict.dx, at_y + verdict.dy
-    adjusted = verdict.adjusted / ring[y, x]
+    adjusted = verdict.adjusted / ring
     flags = _flags(verdict, height, adjusted < options.sn) | _at_edge(difference, at_x, at_y)
     keep = verdict.masked <= _MAX_MASKED
     log(f"{keep.sum()} are not on masked pixels")
@@ -184,24 +185,45 @@ def scores(difference: Difference, shape: Shape) -> Pixels:
     return score
 
 
-def surroundings(score: Pixels, mask: Bools, fwhm_pix: float) -> Pixels:
-    """Give the scatter of scores around each pixel, beyond a source's own width, where it is more than 1."""
-    inner, outer = (2 * round(factor * fwhm_pix) + 1 for factor in _RING_PER_FWHM)
-    good = (~mask).astype(np.float32)
-    squares = np.clip(score, -_CLIP_SIGMA, _CLIP_SIGMA) ** 2 * good
-    total, count = (
-        ndimage.uniform_filter(plane, outer, mode="constant") * np.float32(outer**2)
-        - ndimage.uniform_filter(plane, inner, mode="constant") * np.float32(inner**2)
-        for plane in (squares, good)
+def surroundings(
+    score: Pixels, mask: Bools, x: NDArray[np.intp], y: NDArray[np.intp], fwhm_pix: float
+) -> NDArray[np.float64]:
+    """Give the scatter of scores around pixels, beyond a source's own width, where it is more than 1."""
+    inner, outer = (round(factor * fwhm_pix) for factor in _RING_PER_FWHM)
+    squares = np.where(mask, np.float32(0), np.clip(score, -_CLIP_SIGMA, _CLIP_SIGMA) ** 2)
+    totals, counts = (
+        _box(plane, x, y, outer) - _box(plane, x, y, inner) for plane in (_summed(squares), _summed(~mask))
     )
-    enough = count > _MIN_RING_SHARE * (outer**2 - inner**2)
-    return np.sqrt(np.maximum(np.where(enough, total / np.maximum(count, 1), 1), 1)).astype(np.float32)
+    enough = counts > _MIN_RING_SHARE * ((2 * outer + 1) ** 2 - (2 * inner + 1) ** 2)
+    return np.sqrt(np.maximum(np.where(enough, totals / np.maximum(counts, 1), 1), 1))
+
+
+def _summed(plane: NDArray[Any]) -> Floats:
+    """Give the sum of everything below and left of each corner of pixels."""
+    total = np.zeros((plane.shape[0] + 1, plane.shape[1] + 1))
+    np.cumsum(plane, axis=0, out=total[1:, 1:])
+    np.cumsum(total[1:, 1:], axis=1, out=total[1:, 1:])
+    return total
+
+
+def _box(summed: Floats, x: NDArray[np.intp], y: NDArray[np.intp], half: int) -> Floats:
+    """Give the sums over squares around pixels, as far as they are on the frame."""
+    rows, columns = summed.shape
+    bottom, top = np.maximum(y - half, 0), np.minimum(y + half + 1, rows - 1)
+    left, right = np.maximum(x - half, 0), np.minimum(x + half + 1, columns - 1)
+    return np.asarray(summed[top, right] - summed[bottom, right] - summed[top, left] + summed[bottom, left])
 
 
 def _places(score: Pixels, mask: Bools, sn: float, fwhm_pix: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Find the peaks, the highest first."""
-    highest = ndimage.maximum_filter(score, 2 * max(round(0.5 * fwhm_pix), 1) + 1, mode="nearest")
-    y, x = np.nonzero((score == highest) & (score >= sn) & ~mask)
+    y, x = np.nonzero((score >= sn) & ~mask)
+    half = max(round(0.5 * fwhm_pix), 1)
+    padded = np.pad(score, half, constant_values=-np.inf)
+    highest = np.ones(x.size, bool)
+    for row in range(2 * half + 1):
+        for column in range(2 * half + 1):
+            highest &= score[y, x] >= padded[y + row, x + column]
+    x, y = x[highest], y[highest]
     order = np.argsort(-score[y, x], kind="stable")
     return x[order], y[order]
 

@@ -36,6 +36,7 @@ _FEWEST_STARS: Final = 15
 _HALF_PER_FWHM: Final = 2.0
 _HALF_PIX: Final = (5, 15)
 _CORE_PER_FWHM: Final = 1.2
+_NEAR_PER_FWHM: Final = 0.7
 _FWHM_PER_SIGMA: Final = 2.3548
 _TERMS: Final = 6
 _LEAST: Final = np.array([0.005, 0.01, 0.01, 0.01, 0.01, 0.01])
@@ -61,14 +62,19 @@ class Shape:
         along x, y and both (square pixels).
     half
         Half-width of what is looked at around a place, pixels.
-    core_pix
-        Radius within which a point source must look like one.
+    fwhm_pix
+        Width of stars.
     """
 
     profile: Floats
     mismatch: Floats
     half: int
-    core_pix: float
+    fwhm_pix: float
+
+    @property
+    def core_pix(self) -> float:
+        """Radius within which a point source must look like one."""
+        return _CORE_PER_FWHM * self.fwhm_pix
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,7 @@ def learn(difference: Difference) -> Shape:
         profile = psf(template, template, stars, half + 2)
     except DataError:
         profile = gaussian(difference.fwhm_pix, half + 2)
-    shape = Shape(profile, _USUAL, half, _CORE_PER_FWHM * difference.fwhm_pix)
-    return Shape(profile, _mismatch(difference, stars, shape), half, shape.core_pix)
+    return Shape(profile, _mismatch(difference, stars, half), half, difference.fwhm_pix)
 
 
 def gaussian(fwhm_pix: float, half: int) -> Floats:
@@ -156,12 +161,15 @@ def _judge(difference: Difference, shape: Shape, x: Floats, y: Floats) -> Verdic
     half = shape.half
     source, along_x, along_y = _sources(shape, x - column, y - row)
     values, weight = _pixels(difference, column, row, half)
-    models = np.concatenate([source[:, None], _mismatches(difference, column, row, half)], axis=1)
-    models = models.reshape(x.size, _TERMS + 1, -1)
+    terms = _mismatches(difference, column, row, half)
+    near = np.exp(-0.5 * (_distance(half) / (_NEAR_PER_FWHM * shape.fwhm_pix)) ** 2)
+    # a neighbour may be wrong in another way
+    models = np.concatenate([source[:, None], near * terms, (1 - near) * terms], axis=1)
+    models = models.reshape(x.size, 2 * _TERMS + 1, -1)
     flat, weighted = values.reshape(x.size, -1), models * weight.reshape(x.size, 1, -1)
     normal = weighted @ models.transpose(0, 2, 1)
     right = (weighted @ flat[..., None])[..., 0]
-    usual = np.diag(np.concatenate([[0.0], shape.mismatch**-2.0]))
+    usual = np.diag(np.concatenate([[0.0], shape.mismatch**-2.0, shape.mismatch**-2.0]))
     empty = normal[:, 0, 0] <= 0
     normal[empty, 0, 0] = 1  # nothing is seen there; its right side is 0 as well
     both = normal + usual
@@ -223,15 +231,15 @@ def _mismatches(difference: Difference, x: Places, y: Places, half: int) -> Floa
     return np.stack([term[:, 2:-2, 2:-2] for term in terms], axis=1)
 
 
-def _mismatch(difference: Difference, stars: Stars, shape: Shape) -> Floats:
+def _mismatch(difference: Difference, stars: Stars, half: int) -> Floats:
     """Measure how well the template fits bright stars, less what noise makes of it."""
     bright = stars.take(np.flatnonzero(stars.peak > _BRIGHT_SIGMA))
     chosen = bright if len(bright) >= _FEWEST_STARS else stars
     chosen = chosen.take(np.arange(min(len(chosen), _MOST_STARS)))
     if len(chosen) < _FEWEST_STARS:
         return _USUAL
-    values, weight = _pixels(difference, chosen.x, chosen.y, shape.half)
-    models = _mismatches(difference, chosen.x, chosen.y, shape.half).reshape(len(chosen), _TERMS, -1)
+    values, weight = _pixels(difference, chosen.x, chosen.y, half)
+    models = _mismatches(difference, chosen.x, chosen.y, half).reshape(len(chosen), _TERMS, -1)
     weighted = models * weight.reshape(len(chosen), 1, -1)
     # the weakest of priors keeps it solvable
     normal = weighted @ models.transpose(0, 2, 1) + np.diag(_MOST**-2.0)
