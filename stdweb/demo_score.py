@@ -18,6 +18,8 @@ MATCH_ARCSEC: Final = 2.0
 EDGES_MAG: Final = (16.0, 18.0, 19.0, 20.0, 21.0)
 PLACES: Final = ("in the field", "on a galaxy")
 HALF_PIX: Final = 20
+_CLEAR_MAG: Final = 0.15
+"""Error of the magnitude of what the eye sees, too."""
 _FAINT_SIGMA, _BRIGHT_SIGMA = -3.0, 30.0
 
 
@@ -80,17 +82,23 @@ def _offset(difference: Floats) -> str:
     return f"{np.median(known):+.3f}" if len(known) else ""
 
 
-def best(new: Table, one: Score, count: int) -> list[int]:
-    """Choose the best measured: half of them on galaxies, if there are so many."""
-    order = [int(number) for number in np.argsort(one.mag_err, kind="stable") if one.found[number]]
-    hosted = [number for number in order if new["host"][number] >= 0][: count // 2]
-    return ([number for number in order if number not in hosted][: count - len(hosted)] + hosted)[:count]
+def some(new: Table, one: Score, count: int) -> list[int]:
+    """Choose from the brightest to the faintest that are clear, half of them on galaxies if there are so many."""
+    clear = one.found & (one.mag_err < _CLEAR_MAG)
+    order = [int(number) for number in np.argsort(new["m_nat"], kind="stable") if clear[number]]
+    hosted = _spread([number for number in order if new["host"][number] >= 0], count // 2)
+    return _spread([number for number in order if new["host"][number] < 0], count - len(hosted)) + hosted
+
+
+def _spread(numbers: list[int], count: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int))
+    return [numbers[place] for place in places]
 
 
 def draw(
     path: Path, images: Mapping[str, Floats], places: Sequence[tuple[float, float]], titles: Sequence[str]
 ) -> None:
-    """Write a picture with a row per place and a column per image, all in units of the image's own noise.
+    """Write a picture with a row per image and a column per place, all in units of the image's own noise.
 
     Parameters
     ----------
@@ -106,11 +114,11 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 * len(images), 2.35 * len(places)), layout="constrained")
+    figure = Figure(figsize=(1.9 * len(places), 2.0 * len(images) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(places), len(images), squeeze=False)
-    for (name, image), column in zip(images.items(), axes.T, strict=True):
-        for (x, y), axis in zip(places, column, strict=True):
+    axes = figure.subplots(len(images), len(places), squeeze=False)
+    for (name, image), row in zip(images.items(), axes, strict=True):
+        for (x, y), axis in zip(places, row, strict=True):
             part = image[round(y) - HALF_PIX : round(y) + HALF_PIX + 1, round(x) - HALF_PIX : round(x) + HALF_PIX + 1]
             level = np.nanmedian(part)
             noise = 1.4826 * np.nanmedian(np.abs(part - level)) or 1.0
@@ -124,7 +132,7 @@ def draw(
             )
             axis.set_xticks([])
             axis.set_yticks([])
-        column[0].set_title(name)
-    for title, row in zip(titles, axes, strict=True):
-        row[0].set_ylabel(title, fontsize="small")
+        row[0].set_ylabel(name)
+    for title, axis in zip(titles, axes[0], strict=True):
+        axis.set_title(title, fontsize="small")
     figure.savefig(path, dpi=100)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from .client import ApiError, Client
-from .demo_score import Score, best, draw, score, summary
+from .demo_score import Score, draw, score, some, summary
 from .settings import DEMO_USER, StackState
 from .sky import simulate, simulate_template
 from .sky.template import TEMPLATE_GAIN
@@ -61,7 +61,7 @@ def run(state: StackState, size_pix: int = 2048) -> None:
     console.print(_results(new, scores))
     console.print(f"Limit of the image, S/N 5: {task['config']['mag_limit']:.2f} mag")
     picture = _picture(folder, new, scores)
-    console.print(f"Picture of the best candidates: {shown(picture)}")
+    console.print(f"Picture of them: {shown(picture)}")
     console.print(f"  API      {state.base_url}/tasks/{task_id}/files/candidates/")
     console.print(f"  log in   user {DEMO_USER}, password {state.demo_password}")
     console.print("  end      make down")
@@ -88,11 +88,11 @@ def _results(new: Table, scores: dict[str, Score]) -> Grid:
 
 def _picture(folder: Path, new: Table, scores: dict[str, Score]) -> Path:
     one = scores["subtraction"]
-    chosen = best(new, one, _PICTURED)
+    chosen = some(new, one, _PICTURED)
     if not chosen:
         raise ApiError("The subtraction found none of the transients; see subtraction.log of the task.")
     images: dict[str, Any] = {name: np.asarray(fits.getdata(folder / file), float) for name, file in IMAGES.items()}
-    rows = Grid("best of the subtraction", "true", "simple_transients", "subtraction")
+    rows = Grid("some that the subtraction found", "true", "simple_transients", "subtraction")
     simple = scores["simple_transients"]
     titles = []
     for number in chosen:
