@@ -5,26 +5,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from shared.science.candidates import MAX_CANDIDATES
 from shared.science.catalogs.columns import DEC, RA
-from shared.science.catalogs.sky import distance_deg
-from shared.science.crossmatch import DES, GAIA, PS1, SKYMAPPER, Survey
+from shared.science.crossmatch import GAIA, SKYMAPPER, Survey
 from shared.science.matching import all_pairs
 from shared.science.shapes import FLAG_ODD_SHAPE
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-MAX_CANDIDATES: Final = 100
-PS1_SOUTHERN_LIMIT_DEG: Final = -30.0
 NEIGHBOUR_FLAGS: Final = 0x3
 MASKED_FOOTPRINT_FLAG: Final = 0x100
 BAD_FLAGS: Final = 0x7FFF & ~(NEIGHBOUR_FLAGS | MASKED_FOOTPRINT_FLAG | FLAG_ODD_SHAPE)
 """Saturated, at the edge, masked pixels in the aperture, not measured."""
-_MIN_RADIUS_ARCSEC: Final = 0.5
 _FEWEST_IN_BLEND: Final = 2
 
 _BLUE: Final = ("U", "B", "V", "u", "g", "BP")
@@ -97,16 +93,6 @@ def reference_stars(title: str, catalog: Table, solution: Mapping[str, object]) 
     return Known(title, _floats(catalog[RA]), _floats(catalog[DEC]), own)
 
 
-def surveys_for(dec_deg: Floats) -> list[Survey]:
-    """List the surveys to ask for positions: Gaia everywhere, Pan-STARRS where it reaches, others in the south."""
-    surveys = [GAIA]
-    if (dec_deg > PS1_SOUTHERN_LIMIT_DEG).any():
-        surveys.append(PS1)
-    if (dec_deg < 0).any():
-        surveys.extend((SKYMAPPER, DES))
-    return surveys
-
-
 def good_flags(flags: ArrayLike, *, prefilter: bool) -> Bools:
     """Tell which objects were measured well, and with the filter are not of odd shape.
 
@@ -115,23 +101,6 @@ def good_flags(flags: ArrayLike, *, prefilter: bool) -> Bools:
     values = np.asarray(flags, np.int64)
     odd = (values & FLAG_ODD_SHAPE != 0) & (values & NEIGHBOUR_FLAGS == 0)
     return np.asarray((values & BAD_FLAGS == 0) & ~(odd & prefilter))
-
-
-def matching_radius_deg(fwhm_pix: float, pixscale_deg: float, rms_arcsec: float) -> float:
-    """Give half of the FWHM, as STDPipe does, or three times the astrometric residual."""
-    return max(0.5 * fwhm_pix * pixscale_deg, 3 * rms_arcsec / 3600, _MIN_RADIUS_ARCSEC / 3600)
-
-
-def in_cone(table: Table, ra_deg: float, dec_deg: float, radius_deg: float) -> Bools:
-    """Tell which objects are in a cone."""
-    return np.asarray(distance_deg(ra_deg, dec_deg, _floats(table["ra"]), _floats(table["dec"])) <= radius_deg)
-
-
-def near_any(table: Table, ra_deg: ArrayLike, dec_deg: ArrayLike, radius_deg: float) -> Bools:
-    """Tell which objects are near any of some positions."""
-    near = np.zeros(len(table), bool)
-    near[all_pairs(table["ra"], table["dec"], ra_deg, dec_deg, radius_deg)[0]] = True
-    return near
 
 
 def matched(table: Table, known: Known, radius_deg: float, mag_diff: float) -> Bools:
@@ -175,29 +144,6 @@ def blends(table: Table, known: Known, radius_deg: float, reach_deg: float, mag_
 def brightest(table: Table, most: int = MAX_CANDIDATES) -> Table:
     """Sort by magnitude and keep the first."""
     return table[np.argsort(_floats(table["mag_calib"]), kind="stable")[:most]]
-
-
-def names_of(table: Table) -> list[str]:
-    """Name objects by their positions, as STDPipe does."""
-    if not len(table):
-        return []
-    sky = SkyCoord(_floats(table["ra"]), _floats(table["dec"]), unit="deg")
-    ra = sky.ra.to_string(unit="hourangle", sep="", precision=2, pad=True)
-    dec = sky.dec.to_string(unit="deg", sep="", precision=1, alwayssign=True, pad=True)
-    return [f"J{first}{second}" for first, second in zip(ra, dec, strict=True)]
-
-
-def regions(table: Table, radius_arcsec: float) -> str:
-    """Write objects as regions of ds9."""
-    lines = [
-        "# Region file format: DS9 version 4.1",
-        'global color=green width=1 font="helvetica 10 normal roman"',
-        "icrs",
-    ]
-    lines += [
-        f'circle({row["ra"]:.6f},{row["dec"]:.6f},{radius_arcsec:.2f}") # text={{{row["name"]}}}' for row in table
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _floats(column: ArrayLike) -> Floats:

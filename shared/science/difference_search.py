@@ -231,7 +231,7 @@ def _places(score: Pixels, mask: Bools, sn: float, fwhm_pix: float) -> tuple[NDA
 def _refined(score: Pixels, x: NDArray[np.intp], y: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Find the top of the parabola through the highest pixel at each place and its neighbours, along x and y."""
     rows, columns = score.shape
-    around = windows(score, x, y, 1, -np.inf).reshape(x.size, -1)
+    around = windows(score, x, y, 1, -np.inf).reshape(x.size, 9)
     highest = np.argmax(around, axis=1)
     x, y = x + highest % 3 - 1, y + highest // 3 - 1
     left, right = np.maximum(x - 1, 0), np.minimum(x + 1, columns - 1)

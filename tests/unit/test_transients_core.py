@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from services.transients import core
 from shared.contracts.params import SimpleTransientsParams
+from shared.science.candidates import names_of, regions, surveys_for
 from shared.science.crossmatch import DES, GAIA, PS1, SKYMAPPER
 from shared.science.matching import all_pairs
 
@@ -112,7 +113,7 @@ def test_flags(flags: int, prefilter: bool, good: bool) -> None:
     ],
 )
 def test_surveys_by_declination(decs: list[float], surveys: list[object]) -> None:
-    assert core.surveys_for(np.array(decs)) == surveys
+    assert surveys_for(np.array(decs)) == surveys
 
 
 def test_magnitudes_of_the_nearest_band_that_is_there() -> None:
@@ -138,13 +139,13 @@ def test_names_and_regions() -> None:
     table = Table({"ra": [10.684708, 0.0], "dec": [-41.26875, 0.5], "mag_calib": [18.0, 17.0]})
     table = core.brightest(table)
     assert list(table["mag_calib"]) == [17.0, 18.0]
-    table["name"] = core.names_of(table)
+    table["name"] = names_of(table)
     assert list(table["name"]) == ["J000000.00+003000.0", "J004244.33-411607.5"]
-    lines = core.regions(table, 3.8).splitlines()
+    lines = regions(table, 3.8).splitlines()
     assert lines[0].startswith("# Region file format: DS9")
     assert "icrs" in lines
     assert lines[-1] == 'circle(10.684708,-41.268750,3.80") # text={J004244.33-411607.5}'
-    assert core.names_of(table[:0]) == []
+    assert names_of(table[:0]) == []
 
 
 @pytest.mark.parametrize(
