@@ -21,6 +21,7 @@ from shared.science.templates import warm as warm_templates
 from shared.science.zeropoint import ZeroPoint
 from shared.worker.step import StepContext
 
+from .calibration import calibrated
 from .products import write_products
 from .search import search
 from .subtracted import Subtracted
@@ -90,6 +91,14 @@ def _inputs(ctx: StepContext, params: SubtractionParams) -> Inputs:
     )
     if not inputs.fwhm_pix > 0:
         raise DataError("bad_photometry", "Photometry left no FWHM, by which apertures are chosen; run it again.")
+    inputs = _masked(ctx, params, inputs)
+    width_pix = inputs.fwhm_pix
+    annulus_pix = params.rel_bg1 * width_pix, params.rel_bg2 * width_pix
+    return replace(inputs, solution=calibrated(inputs, params.rel_aper * width_pix, annulus_pix, ctx.log))
+
+
+def _masked(ctx: StepContext, params: SubtractionParams, inputs: Inputs) -> Inputs:
+    """Mask saturated pixels of an image that was not inspected."""
     if ctx.input("mask.fits") is None:
         good = inputs.image[~inputs.mask]
         median = float(np.median(good)) if good.size else 0.0

@@ -128,10 +128,18 @@ def bounding(boxes: Sequence[Box]) -> Box:
 
 @dataclass
 class Mosaic:
-    """Differences of parts put together; `done` is True where one of them is."""
+    """Differences of parts put together, one fading into the next.
+
+    Parameters
+    ----------
+    weight
+        Of what is in the maps; 0 where all parts are masked.
+    done
+        Where there is a part, masked or not.
+    """
 
     maps: dict[str, NDArray[np.float32]]
-    mask: Mask
+    weight: NDArray[np.float32]
     done: Mask
     parts: list[Difference]
 
@@ -139,19 +147,35 @@ class Mosaic:
     def empty(cls, shape: tuple[int, int]) -> "Mosaic":
         """Make one without any part."""
         maps = {name: np.zeros(shape, np.float32) for name in _MAPS}
-        return cls(maps, np.ones(shape, bool), np.zeros(shape, bool), [])
+        return cls(maps, np.zeros(shape, np.float32), np.zeros(shape, bool), [])
 
-    def add(self, part: Difference, core: Box, box: Box) -> None:
-        """Put the inner part in, where nothing better is."""
-        inner, here = core.within(box).slices, core.slices
-        new = ~self.done[here] | (self.mask[here] & ~part.mask[inner])
+    def add(self, part: Difference, core: Box, box: Box, margin_pix: int) -> None:
+        """Put a part in; noise and difference fade alike, because it is the same light that both parts see.
+
+        Parameters
+        ----------
+        core, box
+            What is to be covered, and what was worked on.
+        margin_pix
+            Over how many pixels the part fades, half of them inside of the core.
+        """
+        shape = self.done.shape
+        frame = Box.of((shape[0], shape[1]))
+        used = core.grown(margin_pix // 2, (shape[0], shape[1])).within(box)
+        inner, here = used.slices, core.grown(margin_pix // 2, (shape[0], shape[1])).slices
+        rows = _fade(here[0], (core.top, core.bottom), (frame.top, frame.bottom), margin_pix)
+        columns = _fade(here[1], (core.left, core.right), (frame.left, frame.right), margin_pix)
+        weight = np.where(part.mask[inner], np.float32(0), rows[:, None] * columns)
+        total = self.weight[here] + weight
+        share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+        share[~self.done[here]] = 1  # what is masked everywhere holds what its first part has
         planes = {name: getattr(part, name) for name in _MAPS}
         if part.scores is not None:
             planes |= {name: getattr(part.scores, name) for name in ("scorr", "flux", "flux_error")}
         for name, plane in planes.items():
-            whole = self.maps.setdefault(name, np.zeros(self.mask.shape, np.float32))
-            np.copyto(whole[here], plane[inner], where=new)
-        np.copyto(self.mask[here], part.mask[inner], where=new)
+            whole = self.maps.setdefault(name, np.zeros(shape, np.float32))
+            whole[here] += share * (plane[inner] - whole[here])
+        self.weight[here] = total
         self.done[here] = True
         # the maps of the part are not needed any more
         nothing = np.zeros((0, 0), np.float32)
@@ -169,8 +193,8 @@ class Mosaic:
 
     def finished(self) -> Difference:
         """Give the difference of the frame: numbers are medians over the parts."""
-        maps = self.maps
-        known = self.done & ~self.mask
+        maps, mask = self.maps, self.weight == 0
+        known = ~mask
         typical = np.median(maps["noise"][known]) if known.any() else 1
         maps["noise"][~self.done] = typical
         sides = [part.convolved_side for part in self.parts]
@@ -180,7 +204,7 @@ class Mosaic:
             convolved=maps["convolved"],
             noise=maps["noise"],
             significance=maps["significance"],
-            mask=self.mask,
+            mask=mask,
             scale=self._median("scale"),
             scale_error=self._median("scale_error"),
             scale_scatter=self._median("scale_scatter"),
@@ -199,6 +223,18 @@ class Mosaic:
     def _median(self, name: str) -> float:
         values = [value for part in self.parts if math.isfinite(value := getattr(part, name))]
         return float(np.median(values)) if values else math.nan
+
+
+def _fade(here: slice, core: tuple[int, int], frame: tuple[int, int], margin_pix: int) -> NDArray[np.float32]:
+    """Give weights along one axis: a half at the sides of the core, whole at those of the frame."""
+    at = np.arange(here.start, here.stop)
+    weight = np.ones(at.size, np.float32)
+    if margin_pix > 1:
+        if core[0] > frame[0]:
+            weight *= np.clip(0.5 + (at + 0.5 - core[0]) / margin_pix, 0, 1).astype(np.float32)
+        if core[1] < frame[1]:
+            weight *= np.clip(0.5 + (core[1] - at - 0.5) / margin_pix, 0, 1).astype(np.float32)
+    return np.maximum(weight, np.float32(1e-3))
 
 
 def subtract_parts(
@@ -257,7 +293,7 @@ def subtract_parts(
             progress(ended / len(cores))
             if found is not None:
                 core, box, part = found
-                mosaic.add(part, core, box)
+                mosaic.add(part, core, box, margin_pix)
     if not mosaic.parts:
         raise failures[0] if failures else _no_pixels()
     return mosaic.finished(), mosaic.done

@@ -206,6 +206,16 @@ def test_target_mode_works_on_a_part_and_leaves_images_of_the_frame(tmp_path: Pa
     assert (mask[~known] == 1).all()
 
 
+def test_another_aperture_than_that_of_photometry_gives_the_same_magnitudes(task: Task) -> None:
+    plain = task.at_targets(subtraction_mode="target")
+    assert "Photometry measured other apertures" not in task.log
+    smaller = task.at_targets(subtraction_mode="target", rel_aper=0.7)
+    assert "Photometry measured other apertures" in task.log
+    assert np.median(np.asarray(smaller["flux"]) / np.asarray(plain["flux"])) < 0.9
+    apart = np.asarray(smaller["mag_calib"]) - np.asarray(plain["mag_calib"])
+    assert abs(np.median(apart)) < 0.01
+
+
 def test_targets_are_resolved_when_they_were_changed(task: Task) -> None:
     known = [{"name": "old", "ra": 150.0, "dec": 35.0}]
     task.run(subtraction_mode="target", targets=known)

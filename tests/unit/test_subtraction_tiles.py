@@ -121,7 +121,7 @@ def test_what_has_no_template_stays_masked(field: Field) -> None:
     found, done, log = in_parts(field, 224, template=template, fwhm_pix=3.3, template_fwhm_pix=2.6)
     assert "no common pixels of image and template" in log
     assert done[:, :224].all()
-    assert not done[:, 224:].any()
+    assert not done[:, 250:].any()
     assert found.mask[:, 224:].all()
     for plane in (found.difference, found.noise, found.convolved, found.significance):
         assert np.isfinite(plane).all()
@@ -136,18 +136,29 @@ def test_nothing_at_all_is_an_error(field: Field) -> None:
         in_parts(field, 224, template=blank)
 
 
-def test_masked_pixels_are_taken_from_the_other_part() -> None:
-    def part(level: float, mask: np.ndarray) -> Difference:
-        plane = np.full((10, 10), level, np.float32)
-        return Difference(plane, plane, plane, plane, mask, 1, 0.1, 0.1, 3.0, "template", 5)
+def part(level: float, mask: np.ndarray) -> Difference:
+    plane = np.full((10, 10), level, np.float32)
+    return Difference(plane, plane, plane, plane, mask, 1, 0.1, 0.1, 3.0, "template", 5)
 
+
+def test_masked_pixels_are_taken_from_the_other_part() -> None:
     mosaic = Mosaic.empty((10, 15))
     half = np.zeros((10, 10), bool)
     half[:, 5:] = True
-    mosaic.add(part(1.0, half), Box(0, 10, 0, 10), Box(0, 10, 0, 10))
-    mosaic.add(part(2.0, np.zeros((10, 10), bool)), Box(0, 10, 5, 15), Box(0, 10, 5, 15))
+    mosaic.add(part(1.0, half), Box(0, 10, 0, 10), Box(0, 10, 0, 10), 0)
+    mosaic.add(part(2.0, np.zeros((10, 10), bool)), Box(0, 10, 5, 15), Box(0, 10, 5, 15), 0)
     found = mosaic.finished()
     assert (found.difference[:, :5] == 1).all()
     assert (found.difference[:, 5:] == 2).all()
     assert not found.mask.any()
     assert found.stars == 10
+
+
+def test_one_part_fades_into_the_next() -> None:
+    mosaic = Mosaic.empty((10, 16))
+    good = np.zeros((10, 10), bool)
+    mosaic.add(part(1.0, good), Box(0, 10, 0, 8), Box(0, 10, 0, 10), 4)
+    mosaic.add(part(2.0, good), Box(0, 10, 8, 16), Box(0, 10, 6, 16), 4)
+    found = mosaic.finished()
+    np.testing.assert_allclose(found.difference[3], [1] * 6 + [1.125, 1.375, 1.625, 1.875] + [2] * 6, atol=1e-6)
+    assert mosaic.done.all()
