@@ -26,7 +26,7 @@ from .archives import XMATCH, ArchiveFaultError, Log, ask
 from .catalogs.columns import DEC, RA
 from .catalogs.mirror import read_mirror
 from .catalogs.sky import Cells, cells_of, distance_deg
-from .crossmatch_cells import CELL_ORDER, CellCache, Circles, cell_diagonal_deg, locked_cells
+from .crossmatch_cells import CellCache, Circles, cell_diagonal_deg, locked_cells
 from .matching import unit_vectors
 
 Floats = NDArray[np.float64]
@@ -114,7 +114,7 @@ def known_sources(
     if local is not None and local.complete:
         found, source = local.stars, "the local mirror"
     else:
-        found, source = _cached(survey, Circles(ra_deg, dec_deg, reach_deg), resources, log), XMATCH.title
+        found, source = _cached(survey, Circles.around(ra_deg, dec_deg, reach_deg), resources, log), XMATCH.title
     log(f"{survey.title}: {len(found)} sources from {source}, {time.monotonic() - began:.2f} s")
     return found
 
@@ -127,11 +127,11 @@ def _enclosing(ra_deg: Floats, dec_deg: Floats) -> tuple[float, float, float]:
 
 def _cached(survey: Survey, circles: Circles, resources: Resources, log: Log) -> Table:
     columns = (RA, DEC, *survey.magnitudes)
-    cache = CellCache(resources.cache_dir / "crossmatch" / survey.code, columns)
+    cache = CellCache(resources.cache_dir / "crossmatch" / survey.code, columns, circles.order)
     wanted = circles.cells()
     missing = cache.missing(wanted)
     if missing.size:
-        with locked_cells(cache.folder, missing):
+        with locked_cells(cache.folder, missing, circles.order):
             missing = cache.missing(wanted)  # somebody else may have asked while we waited
             asked = circles.touching(missing).wider(_WANDER_ARCSEC / 3600)
             for start in range(0, len(asked), MAX_UPLOAD):
@@ -163,7 +163,7 @@ def query_xmatch(survey: Survey, circles: Circles, resources: Resources, log: Lo
         When XMatch does not answer.
     """
     cells = circles.cells()
-    radius_arcsec = 3600 * (circles.radius_deg + cell_diagonal_deg(cells)) + _MARGIN_ARCSEC
+    radius_arcsec = 3600 * (circles.radius_deg + cell_diagonal_deg(cells, circles.order)) + _MARGIN_ARCSEC
     upload = Table(
         [np.arange(len(circles)), np.round(circles.ra_deg, 7), np.round(circles.dec_deg, 7)], names=_UPLOADED
     )
@@ -186,7 +186,7 @@ def query_xmatch(survey: Survey, circles: Circles, resources: Resources, log: Lo
         return _sources(response.content, survey)
 
     sources = ask(XMATCH, call, resources.cache_dir, log)
-    sources["cell"] = cells_of(sources[RA], sources[DEC], CELL_ORDER) if len(sources) else np.empty(0, np.uint64)
+    sources["cell"] = cells_of(sources[RA], sources[DEC], circles.order) if len(sources) else np.empty(0, np.uint64)
     return cells, sources[np.isin(sources["cell"], cells)]
 
 

@@ -34,7 +34,9 @@ _SEXAGESIMAL: Final = re.compile(
 _LOOKS_LIKE_COORDINATES: Final = re.compile(r"[\d+\-.][\d\s.,;:+\-°'\"hmsdegHMSDEG]*")
 _NAME: Final = re.compile(r"[\w\s.+\-*\[\]()'&:/,#]+")
 _TRANSIENT: Final = re.compile(r"(AT|SN|TDE|ZTF)\s*(\d{2,4}\w+)", re.IGNORECASE)
-_POSITION: Final = re.compile(rf"^%J\s+({_NUMBER})\s+({_NUMBER})", re.MULTILINE)
+# lines that are whole: of an answer that was cut off, half of a number would be another place
+_POSITION: Final = re.compile(rf"^%J\s+({_NUMBER})\s+({_NUMBER})\s.*\n", re.MULTILINE)
+_UNKNOWN: Final = re.compile(r"^#!.*\n", re.MULTILINE)
 
 SESAME_URLS: Final = ("https://cds.unistra.fr/cgi-bin/nph-sesame", "https://vizier.cfa.harvard.edu/viz-bin/nph-sesame")
 TNS_URL: Final = "https://api.ztf.fink-portal.org/api/v1/resolver"
@@ -227,8 +229,8 @@ def _ask_sesame(http: requests.Session, name: str) -> tuple[float, float] | None
             failure = error
             continue
         match = _POSITION.search(answer.text)
-        if match is None and not answer.text.lstrip().startswith("#"):
-            msg = "the answer is not Sesame's"
+        if match is None and not _UNKNOWN.search(answer.text):
+            msg = "the answer is not Sesame's, or cut off"
             raise ArchiveFaultError(msg)
         return (float(match[1]), float(match[2])) if match else None
     raise failure or ArchiveFaultError

@@ -4,7 +4,7 @@ import asyncio
 import enum
 import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +30,6 @@ class Behaviour(enum.Enum):
     NOTHING = "a picture without a pixel"
     LYING = "an image of another place and size"
     ABSENT = "404"
-
-
-_PAGES = {
-    Behaviour.BROKEN: (500, "internal error"),
-    Behaviour.GARBAGE: (200, "<html><body>Down for maintenance</body></html>"),
-    Behaviour.ABSENT: (404, "not found"),
-}
 
 
 @dataclass(frozen=True)
@@ -181,9 +174,8 @@ class ArchiveServer:
         self.asked.append(Asked(archive, host, request.raw_path, body.decode(errors="replace")))
         queue = self._behaviours.get(archive, [Behaviour.OK])
         behaviour = queue.pop(0) if len(queue) > 1 else queue[0]
-        if behaviour in _PAGES:
-            status, text = _PAGES[behaviour]
-            return web.Response(status=status, text=text, content_type="text/html")
+        if behaviour in _WITHOUT_ANSWER:
+            return await _WITHOUT_ANSWER[behaviour](request)
         answer = await asyncio.to_thread(self._content, archive, request, body)
         if answer is None:
             return web.Response(status=400, text=crossmatch.NO_TABLE.format("of that name"), content_type="text/xml")
@@ -197,7 +189,7 @@ class ArchiveServer:
         if behaviour in {Behaviour.OK, Behaviour.CUT, Behaviour.NOTHING, Behaviour.LYING}:
             length = len(content) // 2 if behaviour is Behaviour.CUT else len(content)
             return web.Response(body=content[:length], content_type=kind)
-        return await _spoiled(request, content, behaviour)
+        return await _truncated(request, content)
 
     def _content(self, archive: str, request: web.Request, body: bytes) -> answers.Answer | None:
         query = request.query_string
@@ -230,17 +222,42 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def _spoiled(request: web.Request, content: bytes, behaviour: Behaviour) -> web.StreamResponse:
-    assert request.transport is not None
-    if behaviour is Behaviour.DOWN:
+async def _down(request: web.Request) -> web.StreamResponse:
+    if request.transport is not None:
         request.transport.abort()
-        return web.Response()
+    return web.Response()
+
+
+async def _slow(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000000"})
+    await response.prepare(request)
+    with suppress(ConnectionError):
+        while request.transport is not None and not request.transport.is_closing():
+            await response.write(b"<")
+            await asyncio.sleep(0.05)
+    return response
+
+
+async def _truncated(request: web.Request, content: bytes) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Length": str(len(content))})
     await response.prepare(request)
-    if behaviour is Behaviour.SLOW:
-        for position in range(len(content) - 1):
-            await response.write(content[position : position + 1])
-            await asyncio.sleep(0.05)
     await response.write(content[: len(content) // 2])
-    request.transport.close()
+    if request.transport is not None:
+        request.transport.close()
     return response
+
+
+def _page(status: int, text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text, content_type="text/html")
+
+    return answer
+
+
+_WITHOUT_ANSWER = {
+    Behaviour.SLOW: _slow,
+    Behaviour.DOWN: _down,
+    Behaviour.BROKEN: _page(500, "internal error"),
+    Behaviour.GARBAGE: _page(200, "<html><body>Down for maintenance</body></html>"),
+    Behaviour.ABSENT: _page(404, "not found"),
+}
