@@ -1,99 +1,186 @@
-"""Time, memory and quality of our Alard-Lupton solver against SFFT with a kernel of 9 x 9 pixels, in the same run.
+"""Time, memory and quality of a subtraction with its reprojection, against the plain STDPipe sequence, in the same run.
 
-    OPENBLAS_NUM_THREADS=1 python bench/bench_difference.py [--size 2048] [--zogy]
+    python bench/bench_difference.py [--size 2048] [--case standard]
 
-Each runs in a forked child, after imports; memory is the peak of the child above that of before.
+The plain sequence is SFFT with 9 x 9 pixels by STDPipe, in parts of 1000 pixels, each with the template and its mask
+put on the part by `reproject_adaptive` and both backgrounds subtracted. "reweighted" gives SFFT the noise of the
+template, too, with which it solves a second time. Ours is the reprojection of the frame and one of the engines. All run
+in a forked child each, after imports, with one thread; memory is the peak of the child above that of before.
 """
 
 import argparse
-import sys
 import tempfile
+import warnings
+from collections.abc import Callable
 from functools import partial
-from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import reproject as reference
+import sep
 from bench_photometry import in_child
+from quality_difference_fields import CASES, Scene, simulate
+from quality_difference_measure import judge, load, save
+from quality_difference_report import Results
+from stdpipe import sfft as stdpipe_sfft
+from stdpipe import subtraction as stdpipe_subtraction
+from threadpoolctl import threadpool_limits
 
-from shared.science.difference import Options, subtract
+from shared.science.difference import ENGINES, Difference, Options, Pair, subtract
+from shared.science.templates import pixel_map, reproject, warm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.support.difference import Field, Shape, Sky, aperture_fluxes, make_field
-
-STARS_PER_PIXEL = 4_000 / 2048**2
-BRIGHT = 30_000.0
-TRANSIENT = 8_000.0
+PART_PIX = 1000
+OVERLAP_PIX = 50
+KERNEL = (9, 9)
 
 
-def run(engine: str, field: Field, out: Path) -> None:
-    """Subtract and keep what quality is judged by."""
-    found = subtract(engine, field.pair, Options(threads=1))
-    np.savez(
+def plain(scene: Scene, out: Path, *, reweighted: bool) -> None:
+    """Run the plain sequence and put its parts together."""
+    warnings.simplefilter("ignore")
+    size = scene.pair.image.shape[0]
+    frame = {name: np.zeros((size, size), np.float32) for name in ("difference", "convolved", "noise")}
+    bad = np.ones((size, size), bool)
+    edges = np.linspace(0, size, max(round(size / PART_PIX), 1) + 1).astype(int)
+    scales = []
+    for top, bottom in pairwise(edges):
+        for left, right in pairwise(edges):
+            wider = [
+                slice(max(a - OVERLAP_PIX, 0), min(b + OVERLAP_PIX, size)) for a, b in ((top, bottom), (left, right))
+            ]
+            found = plain_part(scene, (wider[0], wider[1]), reweighted=reweighted)
+            inner = tuple(
+                slice(a - part.start, b - part.start)
+                for (a, b), part in zip(((top, bottom), (left, right)), wider, strict=True)
+            )
+            for name, plane in frame.items():
+                plane[top:bottom, left:right] = found[name][inner]
+            bad[top:bottom, left:right] = found["bad"][inner]
+            scales.append(found["scale"])
+    frame["noise"][~(frame["noise"] > 0)] = np.median(frame["noise"])
+    frame["difference"][bad] = 0
+    save(
+        Difference(
+            **frame,
+            significance=frame["difference"] / frame["noise"],
+            mask=bad,
+            scale=float(np.mean(scales)),
+            scale_error=np.nan,
+            scale_scatter=np.nan,
+            fwhm_pix=scene.case.image.shape.fwhm_pix,
+            convolved_side="template",
+            stars=0,
+        ),
         out,
-        difference=found.difference,
-        noise=found.noise,
-        mask=found.mask,
-        scale=found.scale,
     )
 
 
-def quality(field: Field, out: Path, shape: Shape) -> dict[str, float]:
-    """Judge a difference by the truth; fluxes in per cent."""
-    with np.load(out) as kept:
-        difference, noise, mask, scale = (kept[name] for name in ("difference", "noise", "mask", "scale"))
-    ratio = difference / noise
-    bright = np.zeros(mask.shape, bool)
-    for x, y, flux in field.stars:
-        if flux > BRIGHT:
-            bright[max(int(y) - 5, 0) : int(y) + 6, max(int(x) - 5, 0) : int(x) + 6] = True
-    fluxes = []
-    for x, y, flux in field.transients:
-        box = slice(int(y) - 20, int(y) + 21), slice(int(x) - 20, int(x) + 21)
-        here = np.array([[x - int(x) + 20, y - int(y) + 20, flux]])
-        fluxes.append(float(aperture_fluxes(difference[box], here, shape)[0] / flux))
+def plain_part(scene: Scene, part: tuple[slice, slice], *, reweighted: bool) -> dict[str, np.ndarray | float]:
+    """Subtract one part by STDPipe's functions."""
+    template, template_bad, template_wcs, wcs = scene.template_own
+    image, mask = scene.pair.image[part].astype(float), scene.pair.mask[part]
+    here = wcs[part]
+    there, _ = reference.reproject_adaptive((template, template_wcs), here, image.shape, conserve_flux=True)
+    share, seen = reference.reproject_adaptive((template_bad.astype(float), template_wcs), here, image.shape)
+    there_bad = (share > 0) | (seen < 0.5) | ~np.isfinite(there)
+    there = np.where(np.isfinite(there), there, 0)
+    flat, other = (
+        plane - sep.Background(plane, mask=where).back() for plane, where in ((image, mask), (there, there_bad))
+    )
+    difference, convolved, noise, found = stdpipe_subtraction.run_sfft(
+        flat,
+        other,
+        mask=mask,
+        template_mask=there_bad,
+        err=True,
+        template_err=True if reweighted else None,
+        image_gain=scene.pair.gain,
+        template_gain=scene.pair.template_gain,
+        kernel_shape=KERNEL,
+        kernel_poly_order=0,
+        bg_poly_order=0,
+        flux_poly_order=0,
+        get_convolved=True,
+        get_noise=True,
+        get_kernel=True,
+    )
     return {
-        "sd(difference/noise) off stars": float(ratio[field.quiet & ~mask].std()),
-        "sd(difference/noise) on bright stars": float(ratio[bright & ~mask].std()),
-        "bias of transients, %": 100 * (float(np.mean(fluxes)) - 1),
-        "its error, %": 100 * float(np.std(fluxes) / np.sqrt(len(fluxes))),
-        "scatter of transients, %": 100 * float(np.std(fluxes)),
-        "error of the scale, %": 100 * (float(scale) / field.scale - 1),
-        "masked, %": 100 * float(mask.mean()),
+        "difference": difference,
+        "convolved": convolved,
+        "noise": noise,
+        "bad": mask | there_bad | found.dmask,
+        "scale": float(stdpipe_sfft.evaluate_flux_scale(found, image.shape[1] / 2, image.shape[0] / 2, image.shape)),
+    }
+
+
+def ours(engine: str, scene: Scene, out: Path) -> None:
+    """Put the template on the image's grid and subtract it."""
+    template, template_bad, template_wcs, wcs = scene.template_own
+    there, there_bad = reproject(template, template_bad, pixel_map(wcs, scene.pair.image.shape, template_wcs))
+    pair = Pair(
+        scene.pair.image,
+        there,
+        scene.pair.mask,
+        there_bad,
+        gain=scene.pair.gain,
+        template_gain=scene.pair.template_gain,
+    )
+    save(subtract(engine, pair, Options(threads=1)), out)
+
+
+def figures(scene: Scene, out: Path) -> dict[str, float]:
+    """Judge by the truth."""
+    judged = judge(scene, load(out)) | {"size": scene.pair.image.shape[0], "engine": "", "case": scene.case.name}
+    one = Results([judged])
+    shares = {
+        f"found at S/N {low} to {high}, %": one.found("transient", low, high) for low, high in ((7, 10), (10, 100))
+    }
+    return {
+        "sd(difference/noise) off sources": judged["off"],
+        "the same on stars of r < 16": judged["on"] or np.nan,
+        "bias of fluxes, field, %": 100 * one.bias("transient")[0],
+        "its error, %": 100 * one.bias("transient")[1],
+        "bias of fluxes, galaxies, %": 100 * one.bias("transient_g")[0],
+        "its error, % ": 100 * one.bias("transient_g")[1],
+        **{name: 100 * found / max(there, 1) for name, (found, there) in shares.items()},
+        "false candidates": judged["false"],
+        "error of the scale, %": 100 * judged["scale"],
+        "masked, %": 100 * judged["masked"],
     }
 
 
 def main() -> None:
     """Measure and print."""
-    # before the forks
-    import_module("stdpipe.subtraction")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--zogy", action="store_true", help="ZOGY, too")
+    parser.add_argument("--case", default="standard", choices=[case.name for case in CASES])
+    parser.add_argument("--no-reweighted", action="store_true", help="leave out the slower one of the plain sequences")
     arguments = parser.parse_args()
-    shape = Shape(3.2)
-    field = make_field(
-        Sky(shape, slope=0.05),
-        Sky(Shape(2.4), level=50, gain=20, read_noise=2),
-        size=arguments.size,
-        stars=int(STARS_PER_PIXEL * arguments.size**2),
-        transients=(arguments.size // 100) ** 2,
-        transient_flux=TRANSIENT,
-    )
-    names = ["hotpants", "sfft", *(["zogy"] if arguments.zogy else [])]
+    threadpool_limits(1)
+    warm()
+    scene = simulate(next(case for case in CASES if case.name == arguments.case), arguments.size, 1)
+    works: dict[str, Callable[[Path], None]] = {"plain": partial(plain, scene, reweighted=False)}
+    if not arguments.no_reweighted:
+        works["reweighted"] = partial(plain, scene, reweighted=True)
+    works |= {engine: partial(ours, engine, scene) for engine in ENGINES}
     results = {}
-    with tempfile.TemporaryDirectory(prefix="stdweb-bench-") as name:
-        for engine in names:
-            out = Path(name) / f"{engine}.npz"
-            seconds, cpu, memory = in_child(partial(run, engine, field, out))
-            measured = {"s": seconds, "s of processor": cpu, "MB above before": memory}
-            results[engine] = measured | quality(field, out, shape)
-    print(f"{arguments.size} x {arguments.size} pixels; hotpants is our own solver")
-    print(f"{'':40s}" + "".join(f"{engine:>12s}" for engine in names))
-    for key in results["hotpants"]:
-        print(f"{key:40s}" + "".join(f"{results[engine][key]:12.3f}" for engine in names))
-    ours, theirs = results["hotpants"], results["sfft"]
-    for key in ("s", "s of processor", "MB above before"):
-        print(f"sfft over ours, {key}: {theirs[key] / ours[key]:.1f}")
+    with tempfile.TemporaryDirectory(prefix="stdweb-bench-") as folder:
+        for name, work in works.items():
+            out = Path(folder) / f"{name}.npz"
+            seconds, processor, memory = in_child(partial(work, out))
+            measured = {"s": seconds, "s of processor": processor, "MB above before": memory}
+            results[name] = measured | figures(scene, out)
+    print(f"{arguments.case}, {arguments.size} x {arguments.size} pixels; hotpants is our own solver")
+    print(f"{'':34s}" + "".join(f"{name:>12s}" for name in works))
+    for key in results["plain"]:
+        print(f"{key:34s}" + "".join(f"{one[key]:12.3f}" for one in results.values()))
+    for base in works:
+        if base in ENGINES:
+            continue
+        ratios = (
+            f"{engine} {results[base]['s of processor'] / results[engine]['s of processor']:.1f}" for engine in ENGINES
+        )
+        print(f"processor time of {base} over ours: {', '.join(ratios)}")
 
 
 if __name__ == "__main__":

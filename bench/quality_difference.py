@@ -1,31 +1,28 @@
 """Difference images and what is found in them, against simulated truth: the scoreboard of `docs/quality.md`.
 
-    python bench/quality_difference.py                       the long form: every case twice, and one field of 2048 pixels
+    python bench/quality_difference.py                       long form: every case twice, and a field of 2048 pixels
     python bench/quality_difference.py --short               a few minutes: two cases, nothing is kept
     python bench/quality_difference.py --engines zogy --cases crowded --seeds 3
     python bench/quality_difference.py --report              no more fields: write the report of what is there
 
-Each field and engine is a line in a file below `.stdweb`; what is there is not measured again, so that the long form can
-be run in parts. Lines of an older state of the code must be deleted by hand, or with `--fresh`. Ends with status 1 when
-a target is missed.
+Each field and engine is a line in a file below `.stdweb`; what is there is not measured again, so that the long form
+can be run in parts. Lines of an older state of the code go with `--fresh`. Each engine runs on one core in a forked
+child, after imports. Ends with status 1 when a target is missed.
 """
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-for _library in ("OPENBLAS", "OMP", "MKL"):
-    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
-
 from bench_photometry import in_child
 from quality_difference_fields import CASES, Case, simulate
 from quality_difference_measure import judge, load, run
 from quality_difference_report import Results, verdicts, write_report
+from threadpoolctl import threadpool_limits
 
 from shared.science.difference import ENGINES
 
@@ -38,6 +35,7 @@ SHORT = ("standard", "shallow template")
 
 def measure_field(case: Case, size: int, seed: int, engines: list[str]) -> list[dict[str, Any]]:
     """Simulate a field and run engines on it."""
+    threadpool_limits(1)
     scene = simulate(case, size, seed)
     rows = []
     with tempfile.TemporaryDirectory(prefix="stdweb-quality-") as name:
@@ -66,8 +64,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of these")
     arguments = parser.parse_args()
     rows = [] if arguments.short or not KEPT.exists() else [json.loads(line) for line in KEPT.read_text().splitlines()]
-    wanted = [(case, SIZE, seed) for seed in arguments.seeds for case in CASES if case.name in arguments.cases]
-    wanted += [(case, LARGE, 1) for case in CASES[:1] if case.name in arguments.cases]
+    chosen = [case for case in CASES if case.name in arguments.cases]
+    wanted = [(case, LARGE, 1) for case in chosen if case is CASES[0]]
+    wanted += [(case, SIZE, seed) for seed in arguments.seeds for case in chosen]
     if arguments.short:
         wanted = [(case, SIZE, 1) for case in CASES if case.name in SHORT]
     KEPT.parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ BRIGHT_MAG = 16.0
 GALAXIES_PER_PIXEL = 250 / 1024**2
 HOSTS_PER_PIXEL = 90 / 1024**2
 TRANSIENTS_PER_PIXEL = 230 / 1024**2
-APART_PIX = 44.0
-SN_RANGE = (5.0, 100.0)
+APART_PER_FWHM = 14.0
+SN_BINS = (5.0, 7.0, 10.0, 20.0, 40.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,15 @@ def simulate(case: Case, size: int, seed: int) -> Scene:
     base = (light + case.image.level) / case.image.gain + (case.image.read_noise / case.image.gain) ** 2
     variance = base + scale**2 * template_variance
     avoided = ndimage.binary_dilation(light > 0.9 * SATURATION - case.image.level, iterations=8)
-    new = _new(stars, galaxies, light, avoided, variance, wide, case, rng)
+    places = _new(stars, galaxies, light, avoided, float(np.sqrt(np.median(variance))), case=case, rng=rng)
+    new = _with_fluxes(places, variance, wide, case.image.gain)
     moving, changed = _moving(size, avoided, rng), _changed(stars)
     rows = np.vstack([_rows(new, "flux"), moving[1], _rows(changed, "change")])
     light += render(size, rows, case.image.shape)
-    image, cosmics = _expose(light, case.image, rng)
+    image = _expose(light, case.image, rng)
     own = (template, template_bad, template_wcs, wcs)
     there, there_bad = reproject(template, template_bad, pixel_map(wcs, (size, size), template_wcs))
-    image_bad = _mask(image, cosmics, case.image)
+    image_bad = _mask(image, case.image)
     pair = Pair(image, there, image_bad, there_bad, gain=case.image.gain, template_gain=case.template.gain)
     variance += render(size, rows, case.image.shape) / case.image.gain
     quiet = ndimage.gaussian_filter(light, 2) < 0.15 * np.sqrt(np.median(variance))
@@ -231,21 +232,22 @@ def _new(
     galaxies: np.ndarray,
     light: np.ndarray,
     avoided: np.ndarray,
-    variance: np.ndarray,
-    wide: Shape,
+    noise: float,
+    *,
     case: Case,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Choose places and fluxes of transients: isolated in the field, and on galaxies."""
+    """Choose places and S/N of transients: isolated in the field, and on galaxies."""
     size = light.shape[0]
     taken = _rows(stars[stars["kind"] == "variable"], "flux")[:, :2].tolist()
     edge = 32
+    apart_pix = APART_PER_FWHM * max(case.image.shape.fwhm_pix, case.template.shape.fwhm_pix)
     kinds, places = [], []
     bright = galaxies[galaxies["mag"] < 20]
 
     def free(x: float, y: float) -> bool:
         near = edge < x < size - edge and edge < y < size - edge and not avoided[round(y), round(x)]
-        return near and (not taken or np.hypot(*(np.array(taken) - (x, y)).T).min() > APART_PIX)
+        return near and (not taken or np.hypot(*(np.array(taken) - (x, y)).T).min() > apart_pix)
 
     for host in rng.permutation(bright)[: 3 * int(HOSTS_PER_PIXEL * size**2)]:
         angle, r = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 2) * host["sn"]
@@ -254,8 +256,9 @@ def _new(
             taken.append([x, y])
             places.append([x, y])
             kinds.append("transient_g")
-    limit = (2.0 if case.stars_per_deg2 > 50_000 else 0.5) * np.sqrt(np.median(variance))
-    smooth = ndimage.maximum_filter(light, size=2 * int(1.5 * wide.fwhm_pix) + 1)
+    limit = (2.0 if case.stars_per_deg2 > 50_000 else 0.5) * noise
+    reach = int(1.5 * max(case.image.shape.fwhm_pix, case.template.shape.fwhm_pix))
+    smooth = ndimage.maximum_filter(light, size=2 * reach + 1)
     for _ in range(40 * int(TRANSIENTS_PER_PIXEL * size**2)):
         x, y = rng.uniform(edge, size - edge, 2)
         if smooth[round(y), round(x)] < limit and free(x, y):
@@ -267,7 +270,14 @@ def _new(
     at = np.array(places).reshape(-1, 2)
     made = _table("transient", at[:, 0], at[:, 1], np.ones(len(at)))
     made["kind"] = kinds
-    made["sn"] = np.exp(rng.uniform(*np.log(SN_RANGE), len(at)))
+    first = rng.integers(0, len(SN_BINS) - 1, len(at))
+    low, high = (np.log(np.array(SN_BINS)[first + step]) for step in (0, 1))
+    made["sn"] = np.exp(rng.uniform(low, high))
+    return made
+
+
+def _with_fluxes(made: np.ndarray, variance: np.ndarray, wide: Shape, gain: float) -> np.ndarray:
+    """Give the transients the fluxes of their S/N, within one FWHM of the wider star."""
     radius = wide.fwhm_pix
     disc = np.hypot(*np.mgrid[-20:21, -20:21]) <= radius
     summed = ndimage.convolve(variance, disc.astype(np.float32), mode="nearest")
@@ -275,7 +285,7 @@ def _new(
     for one in made:
         noise2 = float(summed[round(one["y"]), round(one["x"])])
         # S/N^2 (noise^2 + f / gain) = f^2, for the flux f within the aperture
-        half = one["sn"] ** 2 / case.image.gain / 2
+        half = one["sn"] ** 2 / gain / 2
         one["flux"] = (half + np.sqrt(half**2 + one["sn"] ** 2 * noise2)) / share
     made["change"] = made["flux"]
     made["mag"] = ZERO_POINT - 2.5 * np.log10(made["flux"])
@@ -288,8 +298,10 @@ def aperture_share(shape: Shape, radius_pix: float) -> float:
     half = int(3 * shape.fwhm_pix) + 4
     side = (2 * half + 1) * fine
     middle = (side - 1) / 2
-    drawn = render(side, np.array([[middle, middle, 1.0]]), replace(shape, fwhm_pix=shape.fwhm_pix * fine))
-    blurred = ndimage.uniform_filter(drawn, fine)  # the detector's pixel
+    flux = 1e9  # stars are drawn to a level
+    drawn = render(side, np.array([[middle, middle, flux]]), replace(shape, fwhm_pix=shape.fwhm_pix * fine)) / flux
+    # by the detector's pixel, and by the pixels that are shared at the rim
+    blurred = ndimage.uniform_filter(ndimage.uniform_filter(drawn, fine), fine)
     y, x = np.mgrid[:side, :side] - middle
     inside = np.hypot(x, y) <= radius_pix * fine
     return float(blurred[inside].sum())
@@ -312,8 +324,8 @@ def _changed(stars: np.ndarray) -> np.ndarray:
     return stars[stars["change"] != 0]
 
 
-def _expose(light: np.ndarray, sky: Sky, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Take the image, with cosmic rays; give where they are, too."""
+def _expose(light: np.ndarray, sky: Sky, rng: np.random.Generator) -> np.ndarray:
+    """Take the image, with cosmic rays."""
     size = light.shape[0]
     ramp = 1 + sky.slope * (np.arange(size) / size - 0.5)
     counts = rng.poisson(np.maximum(light + sky.level * ramp, 0) * sky.gain)
@@ -329,10 +341,10 @@ def _expose(light: np.ndarray, sky: Sky, rng: np.random.Generator) -> tuple[np.n
         hit_now[rows[inside], columns[inside]] = True
         image[hit_now & ~hit] += strength * rng.uniform(0.6, 1.2, int((hit_now & ~hit).sum()))
         hit |= hit_now
-    return np.clip(np.round(image), 0, SATURATION).astype(np.float32), hit
+    return np.clip(np.round(image), 0, SATURATION).astype(np.float32)
 
 
-def _mask(image: np.ndarray, cosmics: np.ndarray, sky: Sky) -> np.ndarray:
+def _mask(image: np.ndarray, sky: Sky) -> np.ndarray:
     """Mask saturated pixels and the cosmic rays that the project's own search finds."""
     saturated = image >= 0.95 * SATURATION
     levels = background(image, saturated, 128)

@@ -23,15 +23,18 @@ ANNULUS = (5.0, 7.0)
 
 def run(engine: str, scene: Scene, out: Path) -> None:
     """Subtract with one core and keep the result."""
-    found = subtract(engine, scene.pair, Options(threads=1))
+    save(subtract(engine, scene.pair, Options(threads=1)), out)
+
+
+def save(found: Difference, out: Path) -> None:
+    """Keep a difference in a file."""
     kept = {name: value for name, value in vars(found).items() if name != "scores"}
     scores = {} if found.scores is None else {f"score_{name}": value for name, value in vars(found.scores).items()}
-    scores = {name: value for name, value in scores.items() if value is not None}
-    np.savez(out, **kept, **scores)
+    np.savez(out, **kept, **{name: value for name, value in scores.items() if value is not None})
 
 
 def load(path: Path) -> Difference:
-    """Read what `run` kept."""
+    """Read what `save` kept."""
     with np.load(path) as file:
         kept = {name: file[name] if file[name].ndim else file[name].item() for name in file.files}
     scores = {name.removeprefix("score_"): kept.pop(name) for name in list(kept) if name.startswith("score_")}

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from quality_difference_fields import SN_BINS
 from quality_difference_text import CASES_TEXT, CLOSING, INTRODUCTION
 
-SN_BINS = (5.0, 7.0, 10.0, 20.0, 40.0, 100.0)
 ENGINES = ("hotpants", "zogy", "sfft")
 KINDS = {"transient": "field", "transient_g": "galaxies"}
 FIELD_PIXELS = 2048**2
@@ -55,7 +56,10 @@ class Results:
     def mean(self, name: str) -> float:
         """Give the mean of a figure over the fields, weighted with their size."""
         known = [(row[name], row["size"] ** 2) for row in self.rows if row[name] is not None]
-        return float(np.average(*zip(*known, strict=True))) if known else float("nan")
+        if not known:
+            return float("nan")
+        values, weights = zip(*known, strict=True)
+        return float(np.average(values, weights=weights))
 
     @property
     def false(self) -> float:
@@ -110,11 +114,11 @@ def _judge(engine: str, own: Results) -> Iterator[Verdict]:
         bias, error, _ = own.bias(kind)
         text = f"{100 * bias:+.2f} ± {100 * error:.2f} %"
         yield Verdict(engine, f"bias of fluxes, {KINDS[kind]}, below {limit:.1%}", text, abs(bias) <= limit)
-    for kind in KINDS:
+    for kind, name in KINDS.items():
         mean, error, spread, _ = pull_figures(own.pulls(kind))
         text = f"{mean:+.2f} ± {error:.2f}, width {spread:.2f}"
         good = abs(mean) < 0.1 and 0.9 <= spread <= 1.1
-        yield Verdict(engine, f"pulls, {KINDS[kind]}, S/N ≤ 30: mean below 0.1, width 0.9-1.1", text, good)
+        yield Verdict(engine, f"pulls, {name}, S/N ≤ 30: mean below 0.1, width 0.9-1.1", text, good)
     yield from _by_case(own, engine, "difference/noise off sources 0.95-1.05", "off", lambda v: 0.95 <= v <= 1.05)
     limit = 1.4 if engine == "hotpants" else 1.7
     yield from _by_case(own, engine, f"difference/noise on stars r < 16 below {limit}", "on", lambda v: v < limit)
@@ -175,7 +179,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _completeness(results: Results, engines: list[str]) -> str:
     rows = []
-    bins = list(zip(SN_BINS[:-1], SN_BINS[1:], strict=True))
+    bins = list(pairwise(SN_BINS))
     for engine in engines:
         for kind, name in KINDS.items():
             cells = [results.of(engine).found(kind, low, high) for low, high in bins]
@@ -251,7 +255,7 @@ def _plot_completeness(results: Results, engines: list[str], path: Path) -> None
             ):
                 points = [
                     (0.5 * (low + high), found / there)
-                    for low, high in zip(edges[:-1], edges[1:], strict=True)
+                    for low, high in pairwise(edges)
                     for found, there in [results.of(engine).found(kind, low, high, by)]
                     if there >= 10
                 ]

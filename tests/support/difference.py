@@ -64,13 +64,15 @@ class Sky:
 
 
 @numba.njit(cache=True)
-def _draw(plane: np.ndarray, rows: np.ndarray, alpha: float, ratio: float, angle: float, faintest: float) -> None:
+def _draw(plane: np.ndarray, rows: np.ndarray, alpha: float, ratio: float, angle: float) -> None:
     nodes = np.array([-0.3872983346, 0.0, 0.3872983346])  # Gauss and Legendre's on a pixel of unit width
     weights = np.array([5.0, 8.0, 5.0]) / 18.0
     cosine, sine = np.cos(angle), np.sin(angle)
     for k in range(rows.shape[0]):
         x, y, peak = rows[k, 0], rows[k, 1], rows[k, 2] * (BETA - 1) / (np.pi * alpha**2 * ratio)
-        reach = int(min(max(alpha * np.sqrt(max(abs(peak) / faintest, 1.0) ** (1 / BETA)), 20.0), _LARGEST_REACH_PIX))
+        reach = int(
+            min(max(alpha * np.sqrt(max(abs(peak) / _FAINTEST_LEVEL, 1.0) ** (1 / BETA)), 20.0), _LARGEST_REACH_PIX)
+        )
         near = (4 * alpha) ** 2
         for i in range(max(int(y) - reach, 0), min(int(y) + reach + 1, plane.shape[0])):
             for j in range(max(int(x) - reach, 0), min(int(x) + reach + 1, plane.shape[1])):
@@ -91,7 +93,7 @@ def render(size: int, rows: np.ndarray, shape: Shape) -> np.ndarray:
     """Draw stars of x, y, flux, integrated over the pixels."""
     plane = np.zeros((size, size))
     stars = np.ascontiguousarray(rows, float)
-    _draw(plane, stars, shape.alpha_pix, shape.ratio, float(np.deg2rad(shape.angle_deg)), _FAINTEST_LEVEL)
+    _draw(plane, stars, shape.alpha_pix, shape.ratio, float(np.deg2rad(shape.angle_deg)))
     return plane
 
 

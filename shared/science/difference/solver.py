@@ -20,7 +20,7 @@ from ...errors import DataError
 from .basis import Values, polynomial
 from .model import Log
 from .pieces import Pieces, SourceBasis
-from .stars import Box
+from .stars import Box, shortest_half
 
 _ROUNDS: Final = 3
 _STEPS: Final = 3
@@ -32,6 +32,7 @@ _SHAPE_ERROR: Final = 0.02
 """Of the pixels of a star that may differ from the fit before they are taken as bad, a fraction of the model."""
 _BRIGHTNESS_SIGMA: Final = 4.0
 _START_SCATTER: Final = 0.05
+_START_WIDTHS: Final = 3.0
 _LEAST_SCATTER: Final = 0.002
 _MAD: Final = 1.4826
 _TINY: Final = 1e-30
@@ -190,10 +191,17 @@ class _Fit:
         self.quality: tuple[Values, Values, Values] = (np.empty(0), np.empty(0), np.empty(0))
 
     def _first_scale(self) -> float:
+        """Give what most stars agree on, and keep these: the others have changed, or have something beside them."""
         target, source = self.pieces.columns[:, -1], self.pieces.columns[:, 0]
         good = self.pieces.good
-        ratio = np.sum(target * good, axis=1) / np.sum(source * good, axis=1)
-        return float(np.median(ratio[np.isfinite(ratio)]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log(np.sum(target * source * good, axis=1) / np.sum(source**2 * good, axis=1))
+        known = np.isfinite(ratio)
+        if known.sum() < _MIN_STARS:
+            return 1.0
+        middle, width = shortest_half(ratio[known])
+        self.kept = known & (np.abs(ratio - middle) < _START_WIDTHS * max(width, _START_SCATTER))
+        return float(np.exp(middle))
 
     @property
     def _scales(self) -> Values:

@@ -5,12 +5,12 @@ others by repeated transforms of the whole frame. Tiles are square, of even side
 STDPipe's flux assumes squares, its place of the shape even sides, and its own overlaps keep the wrapped edges.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 from stdpipe import subtraction as stdpipe_subtraction
 
 from ...errors import DataError
@@ -19,7 +19,7 @@ from .convolve import cut_padded, split
 from .model import Difference, Log, Mask, Options, Pixels, Scores, quiet
 from .pieces import windows
 from .prepare import Frame
-from .stars import Box, Stars, psf, width
+from .stars import Box, Stars, psf, shortest_half, width
 
 _TILE_PIX: Final = 512
 _MARGIN_PIX: Final = 64
@@ -33,7 +33,12 @@ _ASTROMETRY_PIX: Final = 0.1
 _SOURCE_SIGMA: Final = 2.0
 _BAD_SHARE: Final = 0.05
 _DOUBT_SIGMA: Final = 1.0
-_MAD: Final = 1.4826
+_FILL_ERROR: Final = 0.5
+"""Of what is filled into saturated stars, a fraction."""
+_LITTLE_SHIFT_PIX: Final = 0.03
+_CENTRE_RADIUS_PIX: Final = 4
+_SIGMAS_OF_HALF: Final = 0.7413
+"""One over the length of the middle half of a normal distribution."""
 
 Values = NDArray[np.float64]
 
@@ -64,6 +69,11 @@ def subtract(
         np.clip(_RADIUS_PER_FWHM * max(fwhm_pix), _MIN_RADIUS_PIX, min(_MAX_RADIUS_PIX, min(image.shape) // 5))
     )
     own, other = psf(image, image, stars, radius), psf(template, image, stars, radius)
+    shift = _centre(other) - _centre(own)
+    if np.abs(shift).max() > _LITTLE_SHIFT_PIX:
+        log(f"The template is shifted by {-shift[1]:+.2f}, {-shift[0]:+.2f} pixels in x, y")
+        template = _shifted(template, -shift)
+        other = psf(template, image, stars, radius)
     scale, error, scatter, count = _scale(image, template, stars, own, other)
     log(f"Subtracting with ZOGY, scale {scale:.6g} by {count} stars, shapes of {2 * radius + 1} pixels")
     setup = _Setup(
@@ -109,6 +119,21 @@ def subtract(
     return Difference(**{**done.__dict__, "scores": scores})
 
 
+def _centre(shape: Values) -> Values:
+    """Give the centre of a star's core, rows and columns."""
+    half, core = shape.shape[0] // 2, _CENTRE_RADIUS_PIX
+    part = shape[half - core : half + core + 1, half - core : half + core + 1]
+    return np.array(ndimage.center_of_mass(part))
+
+
+def _shifted(frame: Frame, shift: Values) -> Frame:
+    """Move a frame: stars in the difference are where the template has them."""
+    bad = ndimage.shift(frame.bad.astype(np.float32), shift, order=1, mode="nearest") > 0
+    pixels = ndimage.shift(frame.pixels, shift, order=3, mode="nearest")
+    variance = ndimage.shift(frame.variance, shift, order=1, mode="nearest")
+    return replace(frame, pixels=pixels, bad=bad, variance=variance)
+
+
 def _scale(image: Frame, template: Frame, stars: Stars, own: Values, other: Values) -> tuple[float, float, float, int]:
     """Measure flux in image over flux in template by stars that are convolved with each other's shape.
 
@@ -143,8 +168,8 @@ def _scale(image: Frame, template: Frame, stars: Stars, own: Values, other: Valu
     seen = seen - np.median(seen, axis=(1, 2), keepdims=True)
     expected = expected - np.median(expected, axis=(1, 2), keepdims=True)
     ratios = (seen * expected).sum(axis=(1, 2)) / (expected**2).sum(axis=(1, 2))
-    scale = float(np.median(ratios))
-    scatter = _MAD * float(np.median(np.abs(ratios - scale))) / abs(scale)
+    scale, length = shortest_half(ratios)
+    scatter = _SIGMAS_OF_HALF * length / abs(scale)
     if not scale > 0:
         raise DataError(
             "no_kernel_stars",
@@ -210,9 +235,9 @@ def _tile(
     if unusable.any():
         absolute = [np.abs(kernel) for kernel in kernels]
         share = _circular(unusable.astype(float), np.maximum(*(kernel / kernel.sum() for kernel in absolute)))
-        # what was filled into a saturated star may be wrong by as much as it is
-        doubt = _circular(np.where(unusable, np.abs(pixels), 0), absolute[0])
-        doubt += _circular(np.where(unusable, np.abs(template_pixels), 0), absolute[1])
+        doubt = np.abs(_circular(np.where(unusable, pixels, 0), kernels[0]))
+        doubt += np.abs(_circular(np.where(unusable, template_pixels, 0), kernels[1]))
+        doubt *= _FILL_ERROR
         bad[box.slices] |= ((share > _BAD_SHARE) | (doubt > _DOUBT_SIGMA * parts["noise"]))[inner]
     return np.asarray(shape)
 
