@@ -74,7 +74,7 @@ def describe(operations: Iterable[Operation], version: str) -> dict[str, Any]:
     """
     operations = [operation for operation in operations if operation.path.startswith("/api/")]
     schemas, components = _schemas(operations)
-    components["Config"] = _config()
+    components |= _config()
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = _PARAMETER.sub(r"{\1}", operation.path)
@@ -124,21 +124,33 @@ def _schemas(operations: list[Operation]) -> tuple[dict[tuple[int, str], Any], d
 
 
 def _config() -> dict[str, Any]:
-    """Describe the options of all steps, which have one namespace."""
+    """Describe the options of all steps, which have one namespace, and the models of those that are objects."""
     properties: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     for step in STEPS.values():
-        for name, part in step.params.model_json_schema()["properties"].items():
+        schema = step.params.model_json_schema(ref_template=_REF)
+        for name, part in schema["properties"].items():
             known = properties.setdefault(name, {**part, "x-steps": []})
             known["x-steps"].append(step.name)
-            kinds = known.pop("anyOf", None) or [{key: known.pop(key) for key in list(known) if key not in _ABOUT}]
-            also = [kind for given in kinds for kind in _ALSO.get(given.get("type", ""), ()) if "enum" not in given]
-            known["anyOf"] = kinds + [kind for kind in (*also, {"type": "null"}) if kind not in kinds]
-    return {
+            _widen(known, {"type": "null"})
+        for name, model in schema.get("$defs", {}).items():
+            for part in model.get("properties", {}).values():
+                _widen(part)
+            models[name] = model
+    config = {
         "type": "object",
         "description": "Options of the steps; others are kept, and mean nothing to them. null counts as absent",
         "properties": properties,
         "propertyNames": {"minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": r"^[^$.\x00][^.\x00]*$"},
     }
+    return {"Config": config, **models}
+
+
+def _widen(option: dict[str, Any], *more: dict[str, Any]) -> None:
+    """Say in which other forms the value of an option is taken."""
+    kinds = option.pop("anyOf", None) or [{key: option.pop(key) for key in list(option) if key not in _ABOUT}]
+    also = [kind for given in kinds for kind in _ALSO.get(given.get("type", ""), ()) if "enum" not in given]
+    option["anyOf"] = kinds + [kind for kind in (*also, *more) if kind not in kinds]
 
 
 def _operation(operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
