@@ -236,10 +236,9 @@ def _refined(score: Pixels, x: NDArray[np.intp], y: NDArray[np.intp]) -> tuple[F
     x, y = x + highest % 3 - 1, y + highest // 3 - 1
     left, right = np.maximum(x - 1, 0), np.minimum(x + 1, columns - 1)
     below, above = np.maximum(y - 1, 0), np.minimum(y + 1, rows - 1)
-    return (
-        x + _top(score[y, left], score[y, x], score[y, right]),
-        y + _top(score[below, x], score[y, x], score[above, x]),
-    )
+    at_x = x + _top(score[y, left], score[y, x], score[y, right])
+    at_y = y + _top(score[below, x], score[y, x], score[above, x])
+    return np.clip(at_x, 0, columns - 1), np.clip(at_y, 0, rows - 1)
 
 
 def _top(before: Pixels, middle: Pixels, after: Pixels) -> Floats:

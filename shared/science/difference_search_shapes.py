@@ -165,8 +165,8 @@ def _judge(difference: Difference, shape: Shape, x: Floats, y: Floats) -> Verdic
     near = np.exp(-0.5 * (_distance(half) / (_NEAR_PER_FWHM * shape.fwhm_pix)) ** 2)
     # a neighbour may be wrong in another way
     models = np.concatenate([source[:, None], near * terms, (1 - near) * terms], axis=1)
-    models = models.reshape(x.size, 2 * _TERMS + 1, -1)
-    flat, weighted = values.reshape(x.size, -1), models * weight.reshape(x.size, 1, -1)
+    models = models.reshape(x.size, 2 * _TERMS + 1, near.size)
+    flat, weighted = values.reshape(x.size, near.size), models * weight.reshape(x.size, 1, near.size)
     normal = weighted @ models.transpose(0, 2, 1)
     right = (weighted @ flat[..., None])[..., 0]
     usual = np.diag(np.concatenate([[0.0], shape.mismatch**-2.0, shape.mismatch**-2.0]))
