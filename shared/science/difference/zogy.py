@@ -31,6 +31,9 @@ _MIN_STARS: Final = 3
 _ASTROMETRY_PIX: Final = 0.1
 """Scatter of the positions of stars between image and template that the score allows for."""
 _SOURCE_SIGMA: Final = 2.0
+_SMOOTH_PIX: Final = 1.5
+_SMOOTH_SIGMA: Final = 0.75
+"""Four times the noise that is left after smoothing."""
 _BAD_SHARE: Final = 0.05
 _DOUBT_SIGMA: Final = 1.0
 _FILL_ERROR: Final = 0.5
@@ -94,7 +97,7 @@ def subtract(
     rows, columns = image.shape
     for tile in split(Box(0, rows, 0, columns), _TILE_PIX):
         shape = _tile(image, template, tile, setup, made=made, either=either, bad=bad)
-    sources = (image.pixels > _SOURCE_SIGMA * image.sky) | (template.pixels > _SOURCE_SIGMA * template.sky)
+    sources = _sources(image) | _sources(template)
     made["difference"] -= residual_level(made["difference"], sources, bad, options.bg_size_pix)
     if image.gain is not None:
         # crowded stars make the background look noisier than it is; the difference has none
@@ -117,6 +120,11 @@ def subtract(
     made["scorr"][done.mask] = 0
     scores = Scores(made["scorr"], made["flux"], made["error"], own)
     return Difference(**{**done.__dict__, "scores": scores})
+
+
+def _sources(frame: Frame) -> Mask:
+    """Tell where light is; of single pixels the noisy ones would be chosen, too."""
+    return np.asarray(ndimage.gaussian_filter(frame.pixels, _SMOOTH_PIX) > _SMOOTH_SIGMA * frame.sky)
 
 
 def _centre(shape: Values) -> Values:
