@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from shared.contracts.params import SubtractionParams
 from shared.errors import DataError, UsageError
 from shared.science import aperture
 from shared.science.detection import background
-from shared.science.difference import Options, Pair, hotpants_program
+from shared.science.difference import ENGINES, Options, Pair, hotpants_program
 from shared.science.difference.widths import star_widths
 from shared.science.headers import DEFAULT_GAIN, gain_in, saturation_in
 from shared.science.images import size_of
@@ -46,8 +47,8 @@ class _Plan:
 
 def warm() -> None:
     """Import what the step needs and load compiled loops, in the fork server."""
-    import stdpipe.subtraction  # noqa: F401
-
+    for engine in ENGINES:
+        import_module(f"shared.science.difference.{engine}")
     warm_templates()
     aperture.warm()
 
