@@ -9,8 +9,8 @@ Its threshold is thus the significance of a point source; an aperture, which hol
 does the same filtering, but takes the noise of neighbouring pixels for independent.
 
 Places are then judged by `difference_search_shapes`. A classifier that learns from the shapes of the image's objects
-(an isolation forest) is not used: at equal purity it lost a sixth of the faint transients, because the shape of a
-faint object is mostly noise. Here the fit of a star's shape is compared with what noise allows.
+(STDPipe's isolation forest) is not used: it lost one in six transients of a simulated field, most of them faint,
+because the shape of a faint object is mostly noise. Here a star's shape is fitted, and what is left compared with noise.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ MOST_PLACES: Final = 20_000
 
 _SOURCE_SIGMA: Final = 2.0
 _FEW_PIXELS: Final = 100
-_CLIP_SIGMA: Final = 4.0
+_CLIP_SIGMA: Final = 5.0
 _RING_PER_FWHM: Final = (2.0, 5.0)
 _MIN_RING_SHARE: Final = 0.1
 _MAX_MASKED: Final = 0.25
