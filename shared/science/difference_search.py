@@ -10,7 +10,7 @@ does the same filtering, but takes the noise of neighbouring pixels for independ
 
 Places are then judged by `difference_search_shapes`. A classifier that learns from the shapes of the image's objects
 (STDPipe's isolation forest) is not used: it lost one in six transients of a simulated field, most of them faint,
-because the shape of a faint object is mostly noise. Here a star's shape is fitted, and what is left compared with noise.
+because the shape of a faint object is mostly noise. Here what the fit of a star leaves is compared with noise.
 """
 
 from collections.abc import Callable
