@@ -37,7 +37,7 @@ Log = Callable[..., None]
 FLAG_EDGE: Final = 0x8
 FLAG_MISMATCH: Final = 0x8000
 """A small shift, scale or blur of the template explains it."""
-MOST_PLACES: Final = 20_000
+MOST_PLACES: Final = 10_000
 """More are never looked at: a subtraction that leaves so many failed."""
 
 _SOURCE_SIGMA: Final = 2.0
@@ -45,6 +45,8 @@ _FEW_PIXELS: Final = 100
 _CLIP_SIGMA: Final = 5.0
 _RING_PER_FWHM: Final = (2.0, 5.0)
 _MIN_RING_SHARE: Final = 0.1
+_USUAL_EXCESS: Final = 1.2
+"""Chance, and real sources around, make so much."""
 _MAX_MASKED: Final = 0.25
 _DEVIATION: Final = 4.0
 """Of chi2 from what noise makes of it."""
@@ -188,14 +190,15 @@ def scores(difference: Difference, shape: Shape) -> Pixels:
 def surroundings(
     score: Pixels, mask: Bools, x: NDArray[np.intp], y: NDArray[np.intp], fwhm_pix: float
 ) -> NDArray[np.float64]:
-    """Give the scatter of scores around pixels, beyond a source's own width, where it is more than 1."""
+    """Give the scatter of scores around pixels, beyond a source's own width, where it is more than usual, else 1."""
     inner, outer = (round(factor * fwhm_pix) for factor in _RING_PER_FWHM)
     squares = np.where(mask, np.float32(0), np.clip(score, -_CLIP_SIGMA, _CLIP_SIGMA) ** 2)
     totals, counts = (
         _box(plane, x, y, outer) - _box(plane, x, y, inner) for plane in (_summed(squares), _summed(~mask))
     )
     enough = counts > _MIN_RING_SHARE * ((2 * outer + 1) ** 2 - (2 * inner + 1) ** 2)
-    return np.sqrt(np.maximum(np.where(enough, totals / np.maximum(counts, 1), 1), 1))
+    scatter = np.sqrt(np.where(enough, totals / np.maximum(counts, 1), 1))
+    return np.asarray(np.where(scatter > _USUAL_EXCESS, scatter, 1))
 
 
 def _summed(plane: NDArray[Any]) -> Floats:
