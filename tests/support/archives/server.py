@@ -132,6 +132,11 @@ class ArchiveServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._runner.cleanup()
+        # handlers whose client has gone: a loop must not be closed under them
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     # the proxy
 
