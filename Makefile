@@ -47,8 +47,9 @@ format: setup ## reformat and mend what the linter can
 bench: setup ## speed and memory beside a plain sequence of STDPipe calls
 	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(PYTHON_IN_VENV) "$$file"; done
 
-quality: setup ## results against simulated truth
-	@$(PYTHON_IN_VENV) bench/quality.py
+quality: setup ## results against simulated truth; what difference images give is kept in docs/quality.md
+	@status=0; for file in quality quality_difference; do echo "== bench/$$file.py"; \
+	$(PYTHON_IN_VENV) "bench/$$file.py" || status=1; done; exit $$status
 
 lock: ## renew requirements.lock from pyproject.toml
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \

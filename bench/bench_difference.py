@@ -78,7 +78,7 @@ def plain(scene: Scene, out: Path, *, reweighted: bool) -> None:
 def plain_part(scene: Scene, part: tuple[slice, slice], *, reweighted: bool) -> dict[str, np.ndarray | float]:
     """Subtract one part by STDPipe's functions."""
     template, template_bad, template_wcs, wcs = scene.template_own
-    image, mask = scene.pair.image[part].astype(float), scene.pair.mask[part]
+    image, mask = scene.pair.image[part].astype(float), np.ascontiguousarray(scene.pair.mask[part])
     here = wcs[part]
     there, _ = reference.reproject_adaptive((template, template_wcs), here, image.shape, conserve_flux=True)
     share, seen = reference.reproject_adaptive((template_bad.astype(float), template_wcs), here, image.shape)

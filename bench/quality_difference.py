@@ -65,8 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [] if arguments.short or not KEPT.exists() else [json.loads(line) for line in KEPT.read_text().splitlines()]
     chosen = [case for case in CASES if case.name in arguments.cases]
-    wanted = [(case, LARGE, 1) for case in chosen if case is CASES[0]]
-    wanted += [(case, SIZE, seed) for seed in arguments.seeds for case in chosen]
+    wanted = [(case, SIZE, seed) for seed in arguments.seeds for case in chosen]
+    wanted += [(case, LARGE, 1) for case in chosen if case is CASES[0]]
     if arguments.short:
         wanted = [(case, SIZE, 1) for case in CASES if case.name in SHORT]
     KEPT.parent.mkdir(parents=True, exist_ok=True)

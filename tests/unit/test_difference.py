@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from shared.science.difference import ENGINES, Difference, Options, hotpants_options, subtract
-from tests.support.difference import Field, Shape, Sky, aperture_fluxes, make_field
+from tests.support.difference import Field, Shape, Sky, aperture_fluxes, make_field, render
 
 SHARP, BROAD = Shape(2.4), Shape(3.2)
 IMAGE = Sky(BROAD)
@@ -68,6 +69,51 @@ def test_broader_and_shallower_template_keeps_the_zero_point_of_the_image(engine
     assert found.fwhm_pix == pytest.approx(3.3, abs=0.2)
     check(found, field, engine=engine)
     assert on_stars(found, field, 30_000).std() < 1.4
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("engine", ["hotpants", "sfft"])
+def test_scale_is_right_whatever_the_noise_of_the_template(engine: str, seed: int) -> None:
+    field = make_field(IMAGE, Sky(Shape(2.6), level=900), size=256, stars=100, scale=1.0, seed=seed)
+    found = subtract(engine, field.pair)
+    assert found.scale == pytest.approx(field.scale, rel=0.008)
+    assert on_stars(found, field, 30_000).std() < 1.4
+
+
+def test_most_stars_decide_when_many_have_changed(deep: Field) -> None:
+    changed = deep.stars[deep.stars[:, 2] > 20_000][::2]
+    added = render(deep.pair.image.shape[0], changed * (1, 1, 2), BROAD).astype(np.float32)
+    found = subtract("hotpants", replace(deep.pair, image=deep.pair.image + added))
+    assert found.scale == pytest.approx(deep.scale, rel=0.01)
+
+
+def test_rings_around_saturated_stars_are_masked() -> None:
+    field = make_field(IMAGE, DEEP, seed=12, transients=0)
+    middle = np.array([[160.3, 161.1, 4e6]])
+    light = render(320, middle, BROAD)
+    image = np.minimum(field.pair.image + light, 50_000).astype(np.float32)
+    template = np.minimum(field.pair.template + render(320, middle / (1, 1, field.scale), SHARP), 300_000)
+    pair = replace(field.pair, image=image, template=template.astype(np.float32))
+    pair = replace(pair, mask=image >= 50_000, template_mask=template >= 300_000)
+    for engine in ENGINES:
+        found = subtract(engine, pair)
+        assert (np.abs(found.significance) > 6).sum() < (40 if engine == "zogy" else 10)
+        assert found.mask.mean() < 0.15
+
+
+def test_a_shifted_template_is_brought_under_the_image(deep: Field) -> None:
+    template = ndimage.shift(deep.pair.template, (0.4, -0.3), order=3, mode="nearest")
+    for engine in ENGINES:
+        found = subtract(engine, replace(deep.pair, template=template))
+        offsets = []
+        for x, y, _ in deep.transients:
+            left, top = round(x) - 4, round(y) - 4
+            box = slice(top, top + 9), slice(left, left + 9)
+            if not found.mask[box].any():
+                row, column = ndimage.center_of_mass(np.maximum(found.difference[box], 0))
+                offsets.append((left + column - x, top + row - y))
+        assert len(offsets) >= 4
+        assert np.abs(np.mean(offsets, axis=0)).max() < 0.1
 
 
 def test_noise_of_a_shallow_template_counts() -> None:

@@ -10,8 +10,7 @@ the sharper of both is brought to the width of the other, so that stars in the d
 aperture is to be chosen by that and not by the image's own width. `found.mask` says where the difference means nothing.
 `found.scale` is the measured photometric scale: flux in the image over flux in the template of the same star.
 
-Frames are worked on whole, up to 4096 x 4096 pixels and more; the caller need not cut them. `sfft` alone holds whole
-frames of double precision, about 430 bytes a pixel.
+Frames are worked on whole, up to 4096 x 4096 pixels and more; the caller need not cut them.
 
 =========  ======================================================================================================
 hotpants   the HOTPANTS program when `Options.program` names it, else our own Alard-Lupton solver (`solver`), under
@@ -19,7 +18,7 @@ hotpants   the HOTPANTS program when `Options.program` names it, else our own Al
            scale varies over a region by a polynomial of at least second order whatever `ko` is
 zogy       proper subtraction; `found.scores` has its score and PSF fluxes, by which to search and measure: the noise of
            its difference is white, and stars in it have a shape of their own
-sfft       a kernel of free pixels
+sfft       a kernel of free pixels with smooth wings, by the same solver
 =========  ======================================================================================================
 
 Errors are `UsageError` (options) and `DataError` (images that cannot be matched), and of the HOTPANTS program
@@ -81,7 +80,7 @@ def subtract(engine: str, pair: Pair, options: Options | None = None, log: Log =
     )
     log(f"{len(stars)} stars in image and template, FWHM {widths[0]:.2f} and {widths[1]:.2f} pixels")
     image, template = fill_cores(image, widths[0]), fill_cores(template, widths[1])
-    # the engines of STDPipe take seconds to import
+    # those of STDPipe take seconds to import
     run = import_module(f".{engine}", __name__)
     found: Difference = run.subtract(image, template, stars, widths, options=options, log=log)
     log(f"Difference: scale {found.scale:.6g}, {100 * found.mask.mean():.2f} % of the pixels masked")

@@ -153,6 +153,8 @@ def _variance(difference: Pixels, target: Frame, match: Match, sky: Mask) -> Pix
 
 
 def robust_sd(values: NDArray[np.float32]) -> float:
-    """Give half the range of the middle 68.3 %."""
+    """Give half the range of the middle 68.3 %; 1 of nothing, as if the noise were right."""
+    if not values.size:
+        return 1.0
     low, high = np.percentile(values, (15.865, 84.135))
     return float(high - low) / 2

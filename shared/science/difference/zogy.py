@@ -31,10 +31,12 @@ _MIN_STARS: Final = 3
 _ASTROMETRY_PIX: Final = 0.1
 """Scatter of the positions of stars between image and template that the score allows for."""
 _SOURCE_SIGMA: Final = 2.0
-_SMOOTH_PIX: Final = 1.5
-_SMOOTH_SIGMA: Final = 0.75
-"""Four times the noise that is left after smoothing."""
-_BAD_SHARE: Final = 0.05
+_SMOOTH_PIX: Final = 1.0
+_SMOOTH_SIGMA: Final = 2.0
+"""Seven times the noise that is left after smoothing."""
+_BAD_SHARE: Final = 0.1
+"""Of the variance, that comes from bad pixels."""
+_TINY: Final = 1e-30
 _DOUBT_SIGMA: Final = 1.0
 _FILL_ERROR: Final = 0.5
 """Of what is filled into saturated stars, a fraction."""
@@ -93,6 +95,8 @@ def subtract(
     }
     either = image.bad | template.bad
     bad = either.copy()
+    rim = int(np.ceil(max(fwhm_pix)))  # what lies beyond the frame is not in the convolved template
+    bad[:rim], bad[-rim:], bad[:, :rim], bad[:, -rim:] = True, True, True, True
     shape = np.zeros(0)
     rows, columns = image.shape
     for tile in split(Box(0, rows, 0, columns), _TILE_PIX):
@@ -229,9 +233,7 @@ def _tile(
         "scorr": scorr,
         "flux": flux,
         "error": error,
-        "noise": np.sqrt(
-            np.maximum(_circular(noise**2, kernels[0] ** 2) + _circular(template_noise**2, kernels[1] ** 2), 0)
-        ),
+        "noise": np.sqrt(_variance(kernels, noise, template_noise)),
         "convolved": _circular(template_pixels, kernels[1]),
     }
     inner = (
@@ -241,13 +243,19 @@ def _tile(
     for name, part in parts.items():
         made[name][box.slices] = part[inner]
     if unusable.any():
-        absolute = [np.abs(kernel) for kernel in kernels]
-        share = _circular(unusable.astype(float), np.maximum(*(kernel / kernel.sum() for kernel in absolute)))
+        share = _variance(kernels, noise * unusable, template_noise * unusable) / parts["noise"] ** 2
+        # what was filled into a saturated star may be wrong by as much as it is
         doubt = np.abs(_circular(np.where(unusable, pixels, 0), kernels[0]))
         doubt += np.abs(_circular(np.where(unusable, template_pixels, 0), kernels[1]))
         doubt *= _FILL_ERROR
         bad[box.slices] |= ((share > _BAD_SHARE) | (doubt > _DOUBT_SIGMA * parts["noise"]))[inner]
     return np.asarray(shape)
+
+
+def _variance(kernels: tuple[Values, Values], noise: Values, template_noise: Values) -> Values:
+    """Give the variance of the difference."""
+    total = _circular(noise**2, kernels[0] ** 2) + _circular(template_noise**2, kernels[1] ** 2)
+    return np.maximum(total, _TINY)
 
 
 def _kernels(setup: _Setup, size: tuple[int, ...], sky: float, template_sky: float) -> tuple[Values, Values]:
