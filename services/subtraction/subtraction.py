@@ -214,6 +214,7 @@ def _subtract(
         margin_pix=plan.margin_pix,
         log=ctx.log,
         progress=lambda part: ctx.progress(0.3 + 0.4 * part, "subtracting"),
+        stars=_stars(inputs) - np.array([[area.left], [area.top]]),
     )
     ctx.log(
         f"Difference: {100 * (~difference.mask).mean():.1f} % of {size_of(image.shape)} pixels are usable, "

@@ -23,6 +23,8 @@ _MAX_THREADS: Final = 2
 """Parts at the same time: each needs some hundred bytes a pixel."""
 _GROWTHS: Final = 2
 _MIN_GOOD_PIXELS: Final = 400
+_ENOUGH_STARS: Final = 40
+"""With fewer the photometric scale of a part would be off by some per cent."""
 _MAPS: Final = ("difference", "convolved", "noise", "significance")
 
 
@@ -192,7 +194,7 @@ class Mosaic:
         )
 
     def finished(self) -> Difference:
-        """Give the difference of the frame: numbers are medians over the parts."""
+        """Give the difference of the frame: numbers are medians over the parts with most stars."""
         maps, mask = self.maps, self.weight == 0
         known = ~mask
         typical = np.median(maps["noise"][known]) if known.any() else 1
@@ -221,7 +223,9 @@ class Mosaic:
         return np.mean([shape for shape in shapes if shape.shape == largest], axis=0) if shapes else None
 
     def _median(self, name: str) -> float:
-        values = [value for part in self.parts if math.isfinite(value := getattr(part, name))]
+        most = max(part.stars for part in self.parts)  # of slivers with few stars the numbers are poor
+        parts = [part for part in self.parts if 2 * part.stars >= most]
+        values = [value for part in parts if math.isfinite(value := getattr(part, name))]
         return float(np.median(values)) if values else math.nan
 
 
@@ -246,6 +250,7 @@ def subtract_parts(
     margin_pix: int,
     log: Log,
     progress: Progress,
+    stars: NDArray[np.float64] | None = None,
 ) -> tuple[Difference, Mask]:
     """Subtract part by part.
 
@@ -255,6 +260,8 @@ def subtract_parts(
     ----------
     margin_pix
         How far the part that is worked on reaches beyond what is kept of it.
+    stars
+        x and y of stars, 0-based pixels: parts grow until they have enough that are good in both. None does not count.
 
     Returns
     -------
@@ -272,6 +279,7 @@ def subtract_parts(
     each = replace(options, threads=max(options.threads // threads, 1))
     failures: list[DataError] = []
     good = ~_bad(pair)
+    usable = _usable(stars, good)
 
     def work(job: tuple[int, Box]) -> tuple[Box, Box, Difference] | None:
         number, core = job
@@ -280,7 +288,8 @@ def subtract_parts(
             log(f"{name} ({core}): no common pixels of image and template, it stays masked")
             return None
         with np.errstate(all="ignore"):  # threads do not inherit it
-            return _tried(engine, pair, core, each, margin_pix=margin_pix, log=log, name=name, failures=failures)
+            margin = _margin(core, usable, margin_pix, (rows, columns))
+            return _tried(engine, pair, core, each, margin_pix=margin, log=log, name=name, failures=failures)
 
     ended = 0
     with (
@@ -297,6 +306,27 @@ def subtract_parts(
     if not mosaic.parts:
         raise failures[0] if failures else _no_pixels()
     return mosaic.finished(), mosaic.done
+
+
+def _usable(stars: NDArray[np.float64] | None, good: Mask) -> NDArray[np.float64] | None:
+    """Give the stars whose middle is good in image and template."""
+    if stars is None:
+        return None
+    rows, columns = good.shape
+    x, y = np.rint(stars).astype(int)
+    inside = (x >= 0) & (y >= 0) & (x < columns) & (y < rows)
+    inside[inside] = good[y[inside], x[inside]]
+    return stars[:, inside]
+
+
+def _margin(core: Box, stars: NDArray[np.float64] | None, margin_pix: int, shape: tuple[int, int]) -> int:
+    """Widen the margin until there are enough stars, or nothing is left to be added."""
+    while stars is not None:
+        box = core.grown(margin_pix, shape)
+        if box.shape == shape or sum(box.holds(x, y, 0) for x, y in stars.T) >= _ENOUGH_STARS:
+            break
+        margin_pix += max(core.shape) // 4
+    return margin_pix
 
 
 def _tried(
