@@ -146,6 +146,7 @@ def write_report(results: Results, docs: Path) -> None:
             area=sum(size**2 for _, size, _ in fields) / PIXELS_PER_DEG2,
             transients=injected["transient"],
             hosts=injected["transient_g"],
+            each=", ".join(f"{engine} {len(results.of(engine).rows)}" for engine in engines),
         ),
         "## Targets\n",
         _table(

@@ -4,8 +4,8 @@ INTRODUCTION = """# Quality
 
 Written by `make quality`; the figures of photometry are printed there, those of difference images are kept here. They
 come from {fields} simulated fields ({area:.2f} square degrees of one-arcsecond pixels) with {transients} transients
-in the field and {hosts} on galaxies, the same for each engine, and the defaults of everything. `hotpants` is this
-project's own Alard-Lupton solver; the HOTPANTS program was not run.
+in the field and {hosts} on galaxies, and the defaults of everything. Fields of each engine: {each}. `hotpants` is this
+project's own Alard-Lupton solver; the HOTPANTS program was not run. Fewer than 400 transients in a bin are not enough.
 
 How the fields are made (`bench/quality_difference_fields.py`): stars with counts of 9,000 per square degree to r = 20
 unless said otherwise, Moffat profiles with the exponent 3 that reach 300 pixels out, saturation from r = 13 on,
