@@ -72,7 +72,10 @@ def write_parquet(table: Table, path: Path) -> None:
 
 
 def write_votable(table: Table, path: Path) -> None:
-    """Write a table as VOTable (binary), replacing an existing file; objects of Python become text."""
+    """Write a table as VOTable, replacing an existing file; objects of Python become text.
+
+    Binary: it is faster, and astropy's writer of numbers as text writes beyond its buffer (astropy issue 20419).
+    """
     plain = table.copy(copy_data=False)
     for name in plain.colnames:
         if plain[name].dtype.kind == "O":

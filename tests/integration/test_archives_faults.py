@@ -127,9 +127,6 @@ QUESTIONS = (
     ),
 )
 
-HERE = [question for question in QUESTIONS if question.archive != "xmatch"]
-"""All but XMatch, whose faults are in test_transients_archives."""
-
 
 @pytest.fixture
 def archive_of(
@@ -145,7 +142,7 @@ def archive_of(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 @pytest.mark.parametrize(
-    "archive_of", HERE, indirect=True, ids=[question.constant.rpartition(".")[2] for question in HERE]
+    "archive_of", QUESTIONS, indirect=True, ids=[question.constant.rpartition(".")[2] for question in QUESTIONS]
 )
 def test_a_fault_is_a_passing_failure_that_names_the_archive(
     archive_of: tuple[Question, ArchiveServer], resources: Resources, fault: Behaviour

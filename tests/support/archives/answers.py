@@ -13,6 +13,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from . import images
+from .votable import xml_of
 
 Answer = tuple[str, bytes]
 EMPTY = (
@@ -58,9 +59,7 @@ def vizier(body: str, tables: Mapping[str, Table]) -> Answer:
         chosen[name].unit = "mag" if name.endswith("mag") else "deg" if name.endswith("J2000") else None
     document = from_table(chosen)
     document.resources[0].tables[0].name = asked["-source"]
-    sink = io.BytesIO()
-    document.to_xml(sink)
-    return "text/xml", sink.getvalue()
+    return "text/xml", xml_of(document)
 
 
 def sesame(path: str, query: str, names: Mapping[str, tuple[float, float]]) -> Answer:

@@ -1,6 +1,5 @@
 """What CDS XMatch and SkyBoT answer."""
 
-import io
 from collections.abc import Mapping, Sequence
 from email import policy
 from email.parser import BytesParser
@@ -11,6 +10,8 @@ from astropy.coordinates import SkyCoord
 from astropy.io.votable import from_table
 from astropy.table import Table
 from scipy.spatial import cKDTree
+
+from .votable import xml_of
 
 Answer = tuple[str, bytes]
 XML = "text/xml"
@@ -55,9 +56,7 @@ def xmatch(content_type: str, body: bytes, tables: Mapping[str, Table]) -> Answe
         answer[column] = ours[column][i]
     for column in theirs.colnames:
         answer[column] = theirs[column][j]
-    sink = io.BytesIO()
-    from_table(answer).to_xml(sink)
-    return XML, sink.getvalue()
+    return XML, xml_of(from_table(answer))
 
 
 def skybot(query: str, bodies: Sequence[tuple[str, float, float, float]]) -> Answer:
