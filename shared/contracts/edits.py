@@ -1,8 +1,9 @@
 """Edits of a task's image: what may be asked, and the messages between the gateway and the inspect service."""
 
+import re
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter, WithJsonSchema
 
 from .rpc import FolderRequest, Prepared, Refusal
 
@@ -16,16 +17,24 @@ EDIT_LIMIT_S: Final = 120.0
 _FAR_PIX: Final = 1_000_000_000
 
 
+_TEXT: Final = "^[ ]*([+-]?[0-9]{1,9})?[ ]*$"
+
+
 def _whole(value: object) -> object:
-    """Let an empty text of a form mean absence, and a truth value be no number."""
-    if isinstance(value, bool):
+    """Take numbers as text, as forms have them; an empty text means absence, and a truth value is no number."""
+    if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(_TEXT, value) is None):
         msg = "must be an integer"
-        raise ValueError(msg)  # noqa: TRY004 - what pydantic turns into a message
+        raise ValueError(msg)
     return None if isinstance(value, str) and not value.strip() else value
 
 
 _Place = Annotated[int, Field(ge=-_FAR_PIX, le=_FAR_PIX)]
-Edge = Annotated[_Place | None, BeforeValidator(_whole)]
+_KINDS: Final[tuple[dict[str, JsonValue], ...]] = (
+    {"type": "integer", "minimum": -_FAR_PIX, "maximum": _FAR_PIX},
+    {"type": "string", "pattern": _TEXT},
+    {"type": "null"},
+)
+Edge = Annotated[_Place | None, BeforeValidator(_whole), WithJsonSchema({"anyOf": list(_KINDS)})]
 
 
 class _Options(BaseModel):
