@@ -42,16 +42,13 @@ class Work:
 
 
 class Campaign(RuleBasedStateMachine):
-    """What can happen; `url` and `folder` are set by the test."""
+    """What can happen, in a database and a folder of its own."""
 
-    store: EmbeddedStore
-    folder: Path
-
-    def __init__(self) -> None:
+    def __init__(self, store: EmbeddedStore, folder: Path) -> None:
         super().__init__()
         self.loop = asyncio.Runner()
-        self.url = replace(self.store, database=f"m{uuid.uuid4().hex[:12]}").url
-        self.data = self.folder / uuid.uuid4().hex
+        self.url = replace(store, database=f"m{uuid.uuid4().hex[:12]}").url
+        self.data = folder / uuid.uuid4().hex
         self.letters: list[StepMessage] = []
         self.at_work: list[Work] = []
         self.reports: list[Report] = []
@@ -316,11 +313,11 @@ def _about(message: StepMessage) -> dict[str, Any]:
 
 @pytest.mark.timeout(900)  # a failure is made small before it is shown
 def test_any_order_of_events_ends_every_run_once(embedded_store: EmbeddedStore, tmp_path: Path) -> None:
-    class Here(Campaign):
-        store, folder = embedded_store, tmp_path
+    def campaign() -> Campaign:
+        return Campaign(embedded_store, tmp_path)
 
     run_state_machine_as_test(
-        Here,
+        campaign,
         settings=settings(
             max_examples=30,
             stateful_step_count=50,
