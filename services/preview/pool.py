@@ -57,9 +57,7 @@ class Pool:
     async def _spawn(self) -> None:
         while True:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command, env=self._env, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-                )
+                process = await self._new_process()
             except OSError as error:  # no memory, or too many processes: that may pass
                 log.warning("renderer not started", error=str(error), restart_s=_RESTART_S)
             else:
@@ -116,6 +114,21 @@ class Pool:
                 return await process.wait()
         _kill(process)
         return await process.wait()
+
+    async def _new_process(self) -> asyncio.subprocess.Process:
+        """Start a process; when the pool closes meanwhile, it must not be left behind."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self._command, env=self._env, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            process = await starting
+            _kill(process)
+            await process.wait()
+            raise
 
     async def _free(self) -> asyncio.subprocess.Process:
         while True:
