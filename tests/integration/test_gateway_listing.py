@@ -183,7 +183,10 @@ async def test_addresses_of_pages(mongo_url: str, tmp_path: Path) -> None:
                 assert asked == {"limit": ["1"], "offset": [offset], "query": ["b&c"]}
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "offset=-1", "offset=1e3", "limit=99999999999"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "limit=-1", "offset=-1", "offset=1e3", "offset=%2B0.0", "limit=+1", "limit=99999999999"],
+)
 async def test_bad_numbers_are_named(ann: Client, query: str) -> None:
     status, answer = await ann.call("GET", f"/tasks/?{query}")
     assert (status, list(answer["errors"])) == (400, [query.partition("=")[0]])

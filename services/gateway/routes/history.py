@@ -14,13 +14,13 @@ from ..model import Run, RunStep, User
 from ..storage.callbacks import Status
 from .operation import Operation, read_query
 from .replies import iso, reply, task_id_of
-from .schemas import Answer, Fields, RunRow
+from .schemas import Answer, Fields, QueryNumber, RunRow
 
 
 class Page(Fields):
     """How much to list."""
 
-    limit: int = Field(100, ge=1, le=1000, description="At most so many runs, the newest ones")
+    limit: QueryNumber = Field(100, ge=1, le=1000, description="At most so many runs, the newest ones")
 
 
 class Results(Answer):

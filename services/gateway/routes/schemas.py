@@ -1,5 +1,6 @@
 """Shapes of answers, and of fields of requests that several routes share."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -16,6 +17,17 @@ Config = Annotated[
         description="What was asked, and what the steps computed", examples=[{"filter": "R", "fwhm": 3.1, "zp": 24.9}]
     ),
 ]
+
+
+def _digits(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch("-?[0-9]+", value) is None:
+        msg = "must be a whole number in digits"
+        raise ValueError(msg)
+    return value
+
+
+QueryNumber = Annotated[int, BeforeValidator(_digits)]
+"""A whole number of a query: digits, and nothing that only can be read as one, as " 1.0" could."""
 
 ConfigChange = Annotated[
     dict[str, Any],

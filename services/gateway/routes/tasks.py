@@ -16,7 +16,7 @@ from ..model import Task
 from .operation import Operation, read_query
 from .proxies import public_url
 from .replies import full, idempotency_key, listed, read_fields, reply, task_id_of
-from .schemas import Fields, TaskPage, TaskRow, TaskState, TaskWhole
+from .schemas import Fields, QueryNumber, TaskPage, TaskRow, TaskState, TaskWhole
 from .uploads import received
 
 MAX_PAGE: Final = 1000
@@ -64,10 +64,10 @@ class ListQuery(Fields):
     user: Annotated[str | None, BeforeValidator(_own_or_none)] = Field(
         None, description="Of this user, as far as they may be seen; without it the caller's own, and all for staff"
     )
-    limit: int | None = Field(
+    limit: QueryNumber | None = Field(
         None, ge=1, lt=_MAX_NUMBER, description=f"Makes the answer a page of so many tasks, {MAX_PAGE} at most"
     )
-    offset: int | None = Field(None, ge=0, lt=_MAX_NUMBER, description="Tasks to leave out before the page")
+    offset: QueryNumber | None = Field(None, ge=0, lt=_MAX_NUMBER, description="Tasks to leave out before the page")
 
 
 def _address(request: web.Request, limit: int, offset: int) -> str:
