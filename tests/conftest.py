@@ -1,5 +1,6 @@
 """What several folders of tests share: one stack for all of them."""
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _SLOW_TO_START & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Let what a module left open be found in that module, and not where garbage happens to be collected next."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import TransientError
 from ..worker.step import Resources
-from .archives import XMATCH, ArchiveFaultError, Log, ask
+from .archives import XMATCH, ArchiveFaultError, Log, ask, spared
 from .catalogs.columns import DEC, RA
 from .catalogs.mirror import read_mirror
 from .catalogs.sky import Cells, cells_of, distance_deg
@@ -130,7 +130,9 @@ def _cached(survey: Survey, circles: Circles, resources: Resources, log: Log) ->
     cache = CellCache(resources.cache_dir / "crossmatch" / survey.code, columns, circles.order)
     wanted = circles.cells()
     missing = cache.missing(wanted)
-    if missing.size:
+    if not missing.size:
+        spared(XMATCH)
+    else:
         with locked_cells(cache.folder, missing, circles.order):
             missing = cache.missing(wanted)  # somebody else may have asked while we waited
             asked = circles.touching(missing).wider(_WANDER_ARCSEC / 3600)

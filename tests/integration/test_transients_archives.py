@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 from shared.errors import TransientError
+from shared.metrics import REGISTRY
 from shared.science import archives as guard
 from shared.science.catalogs.mirror import read_mirror
 from shared.science.crossmatch import GAIA, PS1, known_sources
@@ -21,6 +22,11 @@ from tests.support.transients import Search
 pytest_plugins = ["tests.support.archives.fixtures"]
 
 FAULTS = [Behaviour.BROKEN, Behaviour.TRUNCATED, Behaviour.CUT, Behaviour.GARBAGE, Behaviour.DOWN]
+
+
+def cache_hits() -> float:
+    """Count the questions that XMatch was spared."""
+    return REGISTRY.get_sample_value("stdweb_archive_cache_hits_total", {"archive": "xmatch"}) or 0.0
 
 
 def say_nothing(*_: object) -> None:
@@ -50,8 +56,10 @@ def test_xmatch_tells_the_same_as_the_mirror_and_is_asked_once(
     asked = [request.body for request in archives.asked if request.archive == "xmatch"]
     assert len(asked) == 2
     assert ["vizier:I/350/gaiaedr3" in asked[0], "vizier:II/349/ps1" in asked[1]] == [True, True]
+    spared = cache_hits()
     online.run(simple_mag_diff=0)
     assert archives.count("xmatch") == 2  # the cells are known
+    assert cache_hits() == spared + 2
     online.run(simple_prefilter=False, simple_blends=False)
     new = [request.body for request in archives.asked if request.archive == "xmatch"][2:]
     assert all(len(body) < len(asked[0]) / 2 for body in new)  # at most the cells of the objects that came along

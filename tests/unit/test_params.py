@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.contracts.params import PhotometryParams
+from shared.contracts.params.hotpants import HotpantsExtra
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,7 @@ def test_flags_and_numbers_are_not_the_same(key: str, bad: object) -> None:
 def test_numbers_may_be_text() -> None:
     params = PhotometryParams.of({"sn": "4.5", "minarea": "3", "cat_limit": None})
     assert (params.sn, params.minarea, params.cat_limit) == (4.5, 3, None)
+
+
+def test_a_null_among_the_options_of_an_engine_is_as_if_it_were_not_given() -> None:
+    assert HotpantsExtra.model_validate({"ko": None, "ng": None, "r": 7}) == HotpantsExtra(r=7)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .base import StepParams
 
@@ -25,11 +25,14 @@ def _numbers(value: Any) -> Any:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-Gaussians = Annotated[tuple[float, ...], BeforeValidator(_numbers), Field(max_length=1 + 2 * _MAX_GAUSSIANS)]
+Gaussians = Annotated[tuple[float, ...], Field(max_length=1 + 2 * _MAX_GAUSSIANS), BeforeValidator(_numbers)]
 
 
 class HotpantsExtra(StepParams):
-    """Options of the engine `hotpants`, by the names of the HOTPANTS program; None means: the engine's own choice."""
+    """Options of the engine `hotpants`, by the names of the HOTPANTS program; None means: the engine's own choice.
+
+    What is given as null is as if it were not given.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,11 +57,16 @@ class HotpantsExtra(StepParams):
     okn: bool = Field(False, description="Rescale the noise of good pixels to what is seen")
     fi: Fill | None = Field(None, description="Value of bad pixels of the difference")
     fin: Fill | None = Field(None, description="Value of bad pixels of the noise")
-    ng: Annotated[tuple[float, ...], BeforeValidator(_numbers), Field(max_length=1 + 2 * _MAX_GAUSSIANS)] | None = (
-        Field(None, description="Gaussians of the kernel: their number, then degree and sigma (pixels) of each")
+    ng: Gaussians | None = Field(
+        None, description="Gaussians of the kernel: their number, then degree and sigma (pixels) of each"
     )
     n: Side = Field("i", description="Accepted and without effect: the difference keeps the zero point of the image")
     c: Side | None = Field(None, description="What is convolved: template, image, or what the program finds better")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @field_validator("ng")
     @classmethod
