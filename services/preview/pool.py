@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -19,6 +20,12 @@ log = structlog.get_logger(__name__)
 _THREADS: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _RESTART_S: Final = 1.0
 _DYING_S: Final = 5.0
+
+
+@dataclass
+class _Asked:
+    request: bytes
+    reply: "asyncio.Future[bytes]"
 
 
 class Pool:
@@ -39,37 +46,13 @@ class Pool:
         self._command = (sys.executable, "-m", "services.preview.renderer", *arguments)
         self._time_limit_s = arguments[2]
         self._env = {**os.environ, **_THREADS, **env}
-        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
-        self._all: set[asyncio.subprocess.Process] = set()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._asked: asyncio.Queue[_Asked] = asyncio.Queue()
+        self._keepers: list[asyncio.Task[None]] = []
         self.warm = asyncio.Event()
 
     def start(self) -> None:
         """Start all; `warm` is set once one of them can draw."""
-        for _ in range(self._count):
-            self._start_one()
-
-    def _start_one(self) -> None:
-        task = asyncio.create_task(self._spawn())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _spawn(self) -> None:
-        while True:
-            try:
-                process = await self._new_process()
-            except OSError as error:  # no memory, or too many processes: that may pass
-                log.warning("renderer not started", error=str(error), restart_s=_RESTART_S)
-            else:
-                self._all.add(process)
-                assert process.stdout is not None
-                if await process.stdout.readline() == READY:
-                    self._idle.put_nowait(process)
-                    self.warm.set()
-                    return
-                self._all.discard(process)
-                log.error("renderer died while starting", code=await process.wait(), restart_s=_RESTART_S)
-            await asyncio.sleep(_RESTART_S)
+        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._count)]
 
     async def ask(self, request: bytes) -> bytes:
         """Have a request answered, waiting for a renderer to be free.
@@ -84,36 +67,59 @@ class Pool:
         bytes
             JSON of the reply; a refusal where the renderer died.
         """
-        process = await self._free()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        done = False
-        try:
-            with contextlib.suppress(OSError):
-                process.stdin.write(request + b"\n")
-                await process.stdin.drain()
-            reply = await process.stdout.readline()
-            done = reply.endswith(b"\n")
-            return reply if done else self._epitaph(await self._code(process))
-        finally:
-            if done:
-                self._idle.put_nowait(process)
+        asked = _Asked(request, asyncio.get_running_loop().create_future())
+        self._asked.put_nowait(asked)
+        return await asked.reply
+
+    async def close(self) -> None:
+        """End all."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        """Have one renderer running, and another one when it ends."""
+        while True:
+            try:
+                process = await self._new_process()
+            except OSError as error:  # no memory, or too many processes: that may pass
+                log.warning("renderer not started", error=str(error), restart_s=_RESTART_S)
             else:
-                self._all.discard(process)
-                self._start_one()
-                if process.returncode is None:  # at work for somebody who has gone
-                    _kill(process)
+                try:
+                    assert process.stdout is not None
+                    if await process.stdout.readline() == READY:
+                        self.warm.set()
+                        await self._serve(process, process.stdout)
+                        continue
+                    log.error("renderer died while starting", code=await _code(process), restart_s=_RESTART_S)
+                finally:
+                    await _end(process)
+            await asyncio.sleep(_RESTART_S)
 
-    async def _code(self, process: asyncio.subprocess.Process) -> int:
-        """Wait for the end of a process that has closed its output.
+    async def _serve(self, process: asyncio.subprocess.Process, output: asyncio.StreamReader) -> None:
+        """Answer one request after the other, as long as the process lives."""
 
-        To kill what is dead already would hide how it died: the library would collect it before the event loop does.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DYING_S):
-                return await process.wait()
-        _kill(process)
-        return await process.wait()
+        def leave(reply: "asyncio.Future[bytes]") -> None:
+            if reply.cancelled():  # at work for somebody who has gone
+                _kill(process)
+
+        while True:
+            asked = await self._asked.get()
+            if output.at_eof() or process.returncode is not None:  # had done its share, or died while it waited
+                self._asked.put_nowait(asked)
+                return
+            if asked.reply.done():
+                continue
+            asked.reply.add_done_callback(leave)
+            answer = b""
+            try:
+                answer = await _exchange(process, output, asked.request)
+                code = 0 if answer else await _code(process)
+            finally:
+                if not asked.reply.done():
+                    asked.reply.set_result(answer or self._epitaph(process.returncode or -signal.SIGKILL))
+            if code:
+                return
 
     async def _new_process(self) -> asyncio.subprocess.Process:
         """Start a process; when the pool closes meanwhile, it must not be left behind."""
@@ -125,19 +131,8 @@ class Pool:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            process = await starting
-            _kill(process)
-            await process.wait()
+            await _end(await starting)
             raise
-
-    async def _free(self) -> asyncio.subprocess.Process:
-        while True:
-            process = await self._idle.get()
-            assert process.stdout is not None
-            if not process.stdout.at_eof() and process.returncode is None:
-                return process
-            self._all.discard(process)  # it had done its share, or died while it waited
-            self._start_one()
 
     def _epitaph(self, code: int) -> bytes:
         log.warning("renderer died", code=code)
@@ -149,14 +144,40 @@ class Pool:
             refusal = Refusal(code="died", error=text, parameter="path")
         return refusal.model_dump_json().encode()
 
-    async def close(self) -> None:
-        """End all."""
-        for task in self._starting:
-            task.cancel()
-        await asyncio.gather(*self._starting, return_exceptions=True)
-        for process in self._all:
-            _kill(process)
-        await asyncio.gather(*(process.wait() for process in self._all))
+
+async def _exchange(process: asyncio.subprocess.Process, output: asyncio.StreamReader, request: bytes) -> bytes:
+    """Send a line and read one; empty when the process died over it."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(request + b"\n")
+        await process.stdin.drain()
+    line = await output.readline()
+    return line if line.endswith(b"\n") else b""
+
+
+async def _code(process: asyncio.subprocess.Process) -> int:
+    """Wait for the end of a process that has closed its output.
+
+    To kill what is dead already would hide how it died: the library would collect it before the event loop does.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DYING_S):
+            return await process.wait()
+    _kill(process)
+    return await process.wait()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a process, and wait until its pipes are closed as well."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if process.returncode is None:
+        _kill(process)
+    await process.wait()
+    process.stdin.close()
+    with contextlib.suppress(OSError):
+        await process.stdin.wait_closed()
+    await process.stdout.read()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

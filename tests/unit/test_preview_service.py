@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from astropy.io import fits
 from pydantic import ValidationError
@@ -252,6 +253,22 @@ async def replied(pool: Pool, *args: object, **options: object) -> dict[str, obj
     return dict(json.loads(await asyncio.wait_for(pool.ask(ask(*args, **options).model_dump_json().encode()), 60)))
 
 
+def renderers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "services.preview.renderer" in child.cmdline()]
+
+
+async def test_a_pool_that_closes_leaves_no_renderer(volume: Volume, tmp_path: Path) -> None:
+    async with one_renderer(tmp_path, "20") as pool:
+        gone = asyncio.create_task(replied(pool, 1, "image.fits", width=8000, format="png"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        at_work = asyncio.create_task(replied(pool, 1, "image.fits", width=7999, format="png"))
+        await asyncio.sleep(0.1)
+    assert renderers() == []
+    assert (await at_work)["kind"] in {"made", "refused"}
+    assert gone.cancelled()
+
+
 async def test_a_renderer_outlives_what_needs_too_much_and_is_replaced_when_it_dies(
     volume: Volume, tmp_path: Path
 ) -> None:
@@ -266,13 +283,14 @@ async def test_a_renderer_outlives_what_needs_too_much_and_is_replaced_when_it_d
     async with one_renderer(tmp_path, "20") as pool:
         first = await replied(pool, 1, "image.fits")
         assert first["kind"] == "made"
-        (renderer,) = pool._all
+        (renderer,) = renderers()
         for name, width in (("bomb.fits", 800), ("narrow.fits", 8192)):
             refused = await replied(pool, 1, name, width=width)
             assert (refused["kind"], refused["status"], refused["parameter"]) == ("refused", "bad", "path")
-        assert pool._all == {renderer}
+        assert renderers() == [renderer]
         renderer.kill()
-        await renderer.wait()
+        while renderer.is_running():
+            await asyncio.sleep(0.05)
         assert (await replied(pool, 1, "image.fits", width=801))["kind"] == "made"
 
 
