@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -85,7 +86,7 @@ def build_app(
     _add_events(app, store)
     app[keys.LISTENING] = asyncio.Event()
     app[keys.VERSION] = importlib.metadata.version("stdweb")
-    app[keys.DESCRIPTION] = json.dumps(describe(OPERATIONS, app[keys.VERSION])).encode()
+    app[keys.DESCRIPTION] = _description(app[keys.VERSION])
     add_routes(app)
     listener = Listener(broker, coordinator, app[keys.EVENTS])
     deliverer = Deliverer(coordinator.callbacks, Sender(settings.callback_allow), settings.reconcile_every_s)
@@ -116,6 +117,11 @@ def build_app(
 
     app.cleanup_ctx.append(background)
     return app
+
+
+@functools.cache  # a quarter of a second of work, the same for every application of a process
+def _description(version: str) -> bytes:
+    return json.dumps(describe(OPERATIONS, version)).encode()
 
 
 def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot) -> None:
