@@ -75,7 +75,15 @@ class GatewaySettings(ProcessSettings):
     path_prefix: str = Field("tasks", description="Prefix of `path` of a task, as people who mount the volume see it")
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest upload, bytes")
     reserve_bytes: int = Field(2**30, ge=0, description="Free space below which uploads are refused, bytes")
-    max_steps_per_user: int = Field(64, gt=0, description="Steps of one user released to one queue at a time")
+    user_quota_bytes: int = Field(
+        0, ge=0, description="What the files of all tasks of one user may take, bytes; 0 for no limit"
+    )
+    max_steps_per_user: int = Field(
+        64,
+        gt=0,
+        description="Most steps of one user released to one queue at a time; never more than two for each that can be "
+        "worked on at once",
+    )
     events_max: int = Field(1000, gt=0, description="Clients that may follow tasks at once, of one gateway")
     events_max_per_user: int = Field(20, gt=0, description="The same of one user")
     events_heartbeat_s: float = Field(

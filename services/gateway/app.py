@@ -32,6 +32,7 @@ from .domain.once import Once
 from .domain.presets import PresetFiles, Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.quota import Quota
 from .domain.room import Room
 from .domain.sessions import Sessions
 from .domain.signs import Signs
@@ -127,6 +128,7 @@ def _description(version: str) -> bytes:
 def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot) -> None:
     settings = app[keys.SETTINGS]
     app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
+    app[keys.QUOTA] = Quota(tasks, root, settings.user_quota_bytes)
     app[keys.LISTING] = Listing(tasks, root)
     app[keys.ONCE] = Once(Claims(app[keys.STORE]), tasks)
     app[keys.DATA] = Data(settings.data_dir)

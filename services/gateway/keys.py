@@ -21,6 +21,7 @@ from .domain.once import Once
 from .domain.presets import Presets
 from .domain.previews import Previews
 from .domain.queue import QueueService
+from .domain.quota import Quota
 from .domain.room import Room
 from .domain.sessions import Sessions
 from .domain.tasks import TaskService
@@ -37,6 +38,7 @@ TASKS: Final = web.AppKey("tasks", TaskService)
 DATA: Final = web.AppKey("data", Data)
 PRESETS: Final = web.AppKey("presets", Presets)
 ROOM: Final = web.AppKey("room", Room)
+QUOTA: Final = web.AppKey("quota", Quota)
 LISTING: Final = web.AppKey("listing", Listing)
 FILES: Final = web.AppKey("files", Files)
 EDITS: Final = web.AppKey("edits", Edits)

@@ -1,8 +1,12 @@
 """Messages between the gateway and the services. Frozen and versioned; no pixels, settings or secrets."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+MAX_COMPUTED_BYTES: Final = 384 * 1024
+"""Of the values that a step computes for the task's config, as JSON; with the config of at most 256 KiB, and what all
+other steps computed, a message stays far below what a broker takes."""
 
 
 class Message(BaseModel):

@@ -25,6 +25,7 @@ from .data import open_data
 from .folder import NotFound, TaskDir, TasksRoot
 from .layers import Entry
 from .names import BadName, open_directory, open_root, safe_parts
+from .sizes import files_of
 
 __all__ = [
     "Attempt",
@@ -42,6 +43,7 @@ __all__ = [
     "copy_task",
     "copy_tree",
     "fence",
+    "files_of",
     "look",
     "open_data",
     "open_directory",

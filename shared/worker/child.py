@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
 import resource
@@ -16,7 +17,8 @@ from typing import Any, BinaryIO, Final, NoReturn, TextIO
 
 from pydantic import ValidationError
 
-from ..errors import InternalError, StepError, UsageError
+from ..contracts.messages import MAX_COMPUTED_BYTES
+from ..errors import DataError, InternalError, StepError, UsageError
 from ..metrics import Carrier
 from ..taskdir import NotFound, TaskDir, TasksRoot
 from . import wire
@@ -237,6 +239,8 @@ def check_plain(computed: object) -> None:
     ------
     InternalError
         Naming the key.
+    DataError
+        When it is more than a message may hold.
     """
     if not isinstance(computed, dict):
         code = "internal"
@@ -245,6 +249,14 @@ def check_plain(computed: object) -> None:
         if not isinstance(key, str) or not _is_plain(value):
             code = "internal"
             raise InternalError(code, f"The step computed no finite value for {key}.", value=repr(value))
+    size = len(json.dumps(computed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    if size > MAX_COMPUTED_BYTES:
+        code = "too_much_computed"
+        raise DataError(
+            code,
+            f"The step computed {size >> 10} KiB for the config of the task; at most {MAX_COMPUTED_BYTES >> 10} KiB "
+            "are allowed. Ask for fewer targets, or give them shorter names.",
+        )
 
 
 def _is_plain(value: Any) -> bool:

@@ -84,7 +84,7 @@ async def _serve(
     checks = {
         "broker": lambda: broker.connected,
         "children": pool.warm.is_set,
-        "queues": lambda: len(consumers) == len(steps) + len(asked),
+        "queues": lambda: len(consumers) == len(steps) * settings.slots + len(asked),
     }
     health = await serve_health(health_app(checks), settings.health_host, settings.health_port)
     log.info("service started", worker=worker, health=[list(address) for address in health.addresses])
@@ -92,8 +92,9 @@ async def _serve(
     async def subscribe() -> None:
         await pool.warm.wait()
         await broker.listen(CONTROL_EXCHANGE, [""], handler.control)
-        for step in steps:
-            consumer = await broker.consume(step.queue, handler.handle, prefetch=settings.slots)
+        # one consumer a slot, so that the broker can tell the gateway how many steps are worked on at once
+        for step in [step for step in steps for _ in range(settings.slots)]:
+            consumer = await broker.consume(step.queue, handler.handle, prefetch=1)
             consumers.append(consumer)
         for requests in answering:
             consumer = await broker.serve(requests.spec.rpc, requests.answer, prefetch=1)

@@ -48,7 +48,7 @@ class Post:
         pass
 
     async def depth(self, _queue: str) -> Depth:
-        return Depth(len(self.letters), 1)
+        return Depth(len(self.letters), 32)
 
 
 @dataclass

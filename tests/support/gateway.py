@@ -24,6 +24,8 @@ from shared.contracts.steps import STEPS
 from shared.settings import GatewaySettings
 from shared.taskdir import AttemptKey, Commit, Fenced, Manifest, NotFound, TasksRoot, claim
 
+SLOTS = 32  # of each service, as the gateway sees it
+
 
 async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) -> Any:
     """Wait until a condition gives something true, and return it."""
@@ -66,7 +68,8 @@ class FakeWorker:
 
     async def start(self) -> None:
         for step in STEPS.values():
-            await self.broker.consume(step.queue, self.handle, prefetch=1000)
+            for _ in range(SLOTS):
+                await self.broker.consume(step.queue, self.handle, prefetch=1000)
 
     async def handle(self, delivery: Delivery) -> None:
         message = StepMessage.model_validate_json(delivery.body)
@@ -190,8 +193,8 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def gateway(mongo_url: str, data_dir: Path, **settings: Any) -> AsyncIterator[Gateway]:
-    """Run a gateway on a free port."""
+async def gateway(mongo_url: str, data_dir: Path, *, services: bool = True, **settings: Any) -> AsyncIterator[Gateway]:
+    """Run a gateway on a free port, with or without services."""
     made = GatewaySettings(
         amqp_url="amqp://unused",
         mongo_url=mongo_url,
@@ -202,7 +205,8 @@ async def gateway(mongo_url: str, data_dir: Path, **settings: Any) -> AsyncItera
     writes = WriteCounter()
     app = build_app(made, Store(mongo_url, (writes,)), broker)
     worker = FakeWorker(broker, app[keys.ROOT])
-    await worker.start()
+    if services:
+        await worker.start()
     runner = Runner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import InternalError
+from shared.errors import DataError, InternalError
 from shared.worker import wire
 from shared.worker.child import check_plain
 from shared.worker.procfs import children_of, kill_tree, members, memory_bytes, snapshot
@@ -71,3 +71,9 @@ def test_a_process_is_found_measured_and_killed_with_all_below_it() -> None:
         parent.wait(10)
     assert not members(parent.pid, snapshot())
     assert child not in {pid for pid, process in snapshot().items() if not process.dead}
+
+
+def test_computed_values_are_few_enough_for_a_message() -> None:
+    check_plain({"targets": ["é" * 1000] * 190})
+    with pytest.raises(DataError, match=r"computed 39\d KiB .* at most 384 KiB .* fewer targets"):
+        check_plain({"targets": ["é" * 1000] * 200})

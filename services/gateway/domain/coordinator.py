@@ -24,6 +24,7 @@ from .errors import Conflict, Missing, Unavailable
 from .fairshare import FairShare
 from .fences import Fences
 from .others import check_others
+from .places import Places
 from .revisions import Revisions
 from .run_ids import RunIds
 from .signs import Signs
@@ -53,7 +54,7 @@ class Coordinator:
         self.signs = signs
         self.callbacks = callbacks
         self.run_ids = RunIds(tasks)
-        self.shares = FairShare(tasks, max_steps_per_user)
+        self.shares = FairShare(tasks, Places(broker, max_steps_per_user))
         self.revisions = Revisions(tasks)
         self.revisions.after.append(callbacks.changed)
         self.fences = Fences(root)

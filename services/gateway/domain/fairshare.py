@@ -10,6 +10,7 @@ from typing import Final
 
 from ..model import Task
 from ..storage import Changed, Tasks
+from .places import Places
 from .runs import Admit, held_back
 
 _TRUSTED_S: Final = 1.0  # how long a count is believed; counting anew for every step would cost more than the step
@@ -50,13 +51,13 @@ class FairShare:
 
     Parameters
     ----------
-    limit
+    places
         Steps released per user and queue.
     """
 
-    def __init__(self, tasks: Tasks, limit: int) -> None:
+    def __init__(self, tasks: Tasks, places: Places) -> None:
         self._tasks = tasks
-        self._limit = limit
+        self._places = places
         self._lanes: defaultdict[tuple[str, str], _Lane] = defaultdict(_Lane)
 
     @asynccontextmanager
@@ -100,7 +101,8 @@ class FairShare:
         if time.monotonic() - lane.counted > _TRUSTED_S:
             lane.counted = time.monotonic()
             writing = lane.writing  # one that ends meanwhile may be counted twice: too few for a moment, never too many
-            lane.free = self._limit - writing - await self._tasks.released(user, step)
+            places = await self._places.of(step)
+            lane.free = places - writing - await self._tasks.released(user, step)
         if lane.free <= 0:
             return False
         lane.free -= 1  # given back only by counting: what was written in the end is not known here

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from shared.contracts.edits import CropOptions, DestripeOptions, EditOptions, FixOptions
 
-from ..keys import EDITS, REQUEST_ID, TASKS, USER
+from ..keys import EDITS, QUOTA, REQUEST_ID, TASKS, USER
 from .operation import Operation, check
 from .replies import read_fields, reply, task_id_of
 from .schemas import Answer
@@ -36,6 +36,7 @@ class Destriped(Answer):
 async def _edit(request: web.Request, model: type[EditOptions], status: str) -> web.Response:
     task = await request.app[TASKS].for_edit(task_id_of(request), request[USER])
     options = check(model, await read_fields(request))
+    await request.app[QUOTA].check(task.user)
     await request.app[EDITS].edit(task, options, request[REQUEST_ID])
     return reply({"id": task.id, "status": status})
 

@@ -124,7 +124,7 @@ async def put(request: web.Request) -> web.Response:
     tasks, files = request.app[TASKS], request.app[FILES]
     task = await tasks.for_edit(task_id_of(request), request[USER])
     name = files.check_name(task, request.match_info["path"])
-    async with received(request) as new:
+    async with received(request, task.user) as new:
         if new.upload is None:
             raise Invalid.field("file", "a file is needed, as multipart/form-data")
         # the upload may have taken long

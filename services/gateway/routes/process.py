@@ -12,7 +12,7 @@ from ..domain import config as configs
 from ..domain.addresses import MAX_URL
 from ..domain.errors import Invalid
 from ..domain.runs import Request
-from ..keys import CALLBACKS, COORDINATOR, TASKS, USER
+from ..keys import CALLBACKS, COORDINATOR, QUOTA, TASKS, USER
 from .operation import Operation, check
 from .replies import idempotency_key, read_fields, reply, task_id_of
 from .schemas import Answer, Cancelled, ConfigChange, Fields, StepName, Time
@@ -70,6 +70,7 @@ async def process(request: web.Request) -> web.Response:
     if url is not None:
         await request.app[CALLBACKS].check(request[USER].name, url)
     user = request[USER]
+    await request.app[QUOTA].check(task.user)
     asked = Request(user.name, start.steps, start.config, idempotency_key(request), url, viewer=user)
     task = await request.app[COORDINATOR].process(task, asked)
     run = task.run
@@ -90,7 +91,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 ROUTES = (
     Operation(
-        "POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409,), keyed=True, told=Ended
+        "POST", "/api/tasks/{id}/process", process, reply=Started, body=Start, errors=(409, 413), keyed=True, told=Ended
     ),
     Operation("POST", "/api/tasks/{id}/cancel", cancel, reply=Cancelled, errors=(400,)),
 )

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from ..domain.errors import Invalid
 from ..domain.listing import Wanted
 from ..domain.tasks import MAX_TEXT
-from ..keys import LISTING, ONCE, TASKS, USER
+from ..keys import LISTING, ONCE, QUOTA, ROOT, TASKS, USER
 from ..model import Task
 from .operation import Operation, read_query
 from .proxies import public_url
@@ -132,7 +132,7 @@ async def _send(response: web.StreamResponse, tasks: list[Task], before: int) ->
 async def create(request: web.Request) -> web.Response:
     """Make a task."""
     key, user = idempotency_key(request), request[USER]
-    async with received(request) as new:
+    async with received(request, user.name) as new:
         asked = [dict(new.fields), new.upload_name, new.upload and (await asyncio.to_thread(new.upload.stat)).st_size]
         task = await request.app[ONCE].make(key, user.name, asked, lambda: request.app[TASKS].create(user, new, key))
     return reply(full(request, task), 201)
@@ -159,9 +159,14 @@ async def change(request: web.Request) -> web.Response:
 async def duplicate(request: web.Request) -> web.Response:
     """Make a task of the caller with all files and the config of another."""
     key, user, task_id = idempotency_key(request), request[USER], task_id_of(request)
-    task = await request.app[ONCE].make(
-        key, user.name, ["duplicate", task_id], lambda: request.app[TASKS].duplicate(task_id, user, key)
-    )
+
+    async def double() -> Task:
+        tasks = request.app[TASKS]
+        await tasks.for_view(task_id, user)
+        await request.app[QUOTA].take_copy(user.name, request.app[ROOT].task(task_id))
+        return await tasks.duplicate(task_id, user, key)
+
+    task = await request.app[ONCE].make(key, user.name, ["duplicate", task_id], double)
     return reply(full(request, task), 201)
 
 
@@ -181,5 +186,7 @@ ROUTES = (
     Operation("PATCH", "/api/tasks/{id}", change, reply=TaskWhole, body=Change, errors=(409,)),
     Operation("DELETE", "/api/tasks/{id}", delete, status=204),
     Operation("GET", "/api/tasks/{id}/state", state, reply=TaskState),
-    Operation("POST", "/api/tasks/{id}/duplicate", duplicate, reply=TaskWhole, status=201, errors=(409,), keyed=True),
+    Operation(
+        "POST", "/api/tasks/{id}/duplicate", duplicate, reply=TaskWhole, status=201, errors=(409, 413), keyed=True
+    ),
 )

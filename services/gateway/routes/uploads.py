@@ -13,7 +13,7 @@ from aiohttp import BodyPartReader, web
 from ..domain.errors import Invalid, Missing, TooLarge, Unavailable
 from ..domain.making import NewTask, extension_of
 from ..domain.room import DISK_FULL, Room
-from ..keys import DATA, ROOM, ROOT
+from ..keys import DATA, QUOTA, ROOM, ROOT
 from .replies import UNREADABLE, add_field, check_encoding, check_parts, read_fields
 
 _PIECE: Final = 2**20  # bytes handed to a thread at a time; also how much memory an upload takes
@@ -22,11 +22,22 @@ _MAX_FIELDS_BYTES: Final = 16 * 2**20  # more than all fields of a form together
 
 
 @asynccontextmanager
-async def received(request: web.Request) -> AsyncIterator[NewTask]:
-    """Read fields and file of a request; the file is deleted afterwards if nobody has moved it."""
-    upload = request.app[ROOT].incoming()
+async def received(request: web.Request, owner: str) -> AsyncIterator[NewTask]:
+    """Read fields and file of a request; the file is deleted afterwards if nobody has moved it.
+
+    Parameters
+    ----------
+    owner
+        Whose disk space the file takes.
+    """
+    upload, quota = request.app[ROOT].incoming(), request.app[QUOTA]
+    if request.content_type == "multipart/form-data":
+        await quota.check(owner, max(0, (request.content_length or 0) - _MAX_FIELDS_BYTES))
     try:
-        yield await _receive(request, upload)
+        new = await _receive(request, upload)
+        if new.upload is not None:
+            await quota.take(owner, (await asyncio.to_thread(new.upload.stat)).st_size)
+        yield new
     finally:
         await asyncio.to_thread(upload.unlink, missing_ok=True)
 
