@@ -44,6 +44,8 @@ _SOURCE_SIGMA: Final = 2.0
 _FACTORS: Final = (0.7, 20.0)
 """Beyond this the places were not empty: a kernel of sigma s pixels makes the noise of a sum up to 3.5 s larger."""
 _CLIP_SIGMA: Final = 3.0
+_NODES: Final = range(-3, 5)
+"""Pixels between which a flux by shape is interpolated: with four of them the tops of sharp stars lost a per cent."""
 _FLAT: Final = aperture.Skew(np.arange(64.0), np.zeros(64), np.zeros(64))
 """Faint sources are in image and template both: the sky of a difference is not skewed."""
 
@@ -258,24 +260,21 @@ def _scatter(values: Floats) -> float:
 
 
 def _between(plane: Pixels, y: Floats, x: Floats) -> Floats:
-    """Interpolate at positions by cubic convolution (Keys 1981, equation 15); beyond the edge the edge holds."""
+    """Interpolate at positions by the polynomials through the nearest pixels; beyond the edge the edge holds."""
     rows, columns = plane.shape
-    top, left = np.floor(y), np.floor(x)
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    along_x = list(zip(_NODES, _weights(x - left), strict=True))
     found = np.zeros(y.size)
-    for row, down in enumerate(_keys(y - top), -1):
-        for column, right in enumerate(_keys(x - left), -1):
-            j = np.clip(top.astype(int) + row, 0, rows - 1)
-            i = np.clip(left.astype(int) + column, 0, columns - 1)
-            found += down * right * plane[j, i]
+    for row, down in zip(_NODES, _weights(y - top), strict=True):
+        j = np.clip(top + row, 0, rows - 1)
+        for column, right in along_x:
+            found += down * right * plane[j, np.clip(left + column, 0, columns - 1)]
     return found
 
 
-def _keys(part: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Give the weights of the four values around, by the distance from the second."""
-    square, cube = part**2, part**3
-    return (
-        0.5 * (-cube + 2 * square - part),
-        0.5 * (3 * cube - 5 * square + 2),
-        0.5 * (-3 * cube + 4 * square + part),
-        0.5 * (cube - square),
-    )
+def _weights(part: Floats) -> list[Floats]:
+    """Give the weights of the values at the nodes, for places between the nodes 0 and 1 (Lagrange)."""
+    return [
+        np.asarray(np.prod([(part - other) / (node - other) for other in _NODES if other != node], axis=0))
+        for node in _NODES
+    ]

@@ -180,7 +180,7 @@ def psf(frame: Frame, centred: Frame, stars: Stars, radius: int) -> NDArray[np.f
         if weights.sum() <= 0 or flux <= 0:
             continue
         dy, dx = np.array(ndimage.center_of_mass(weights)) - _CORE_PIX
-        piece = ndimage.shift(frame.pixels[box].astype(float), (-dy, -dx), order=3, mode="nearest")
+        piece = ndimage.shift(frame.pixels[box].astype(float), (-dy, -dx), order=5, mode="nearest")
         bad = ndimage.shift(frame.bad[box].astype(np.float32), (-dy, -dx), order=1, mode="nearest") > 0
         pieces.append(np.where(bad, np.nan, piece / flux))
         if len(pieces) >= _STACK_STARS:
