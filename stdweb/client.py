@@ -57,9 +57,18 @@ class Client:
         Address of the API, such as `http://localhost:8000/api`.
     token
         Token of the user; None before `login`.
+
+    Raises
+    ------
+    ApiError
+        The address or the token can be none.
     """
 
     def __init__(self, base_url: str, token: str | None = None) -> None:
+        if not base_url.lower().startswith(("http://", "https://")):
+            raise ApiError(f"The address of an API begins with http:// or https://, and {base_url!r} does not.")
+        if token is not None and not (token.isascii() and token.isalnum()):
+            raise ApiError("That is no token: it has letters and digits only. See 'stdweb token create'.")
         headers = {"Authorization": f"Token {token}"} if token else {}
         # A proxy for archives must not stand between this program and a gateway on the same machine.
         self._http = httpx.Client(
@@ -128,9 +137,20 @@ class Client:
         """List the newest tasks."""
         return list(self._ask("GET", "/tasks/", params={"limit": limit}).json()["results"])
 
-    def files(self, task_id: int) -> list[dict[str, Any]]:
-        """List the files of a task."""
-        return list(self._ask("GET", f"/tasks/{task_id}/files/").json())
+    def files(self, task_id: int, folder: str = "") -> list[dict[str, Any]]:
+        """List a folder of a task, by default the task's own."""
+        return list(self._ask("GET", f"/tasks/{task_id}/files/{quote(folder)}").json())
+
+    def all_files(self, task_id: int) -> list[dict[str, Any]]:
+        """List the files of a task and of the folders in it."""
+        found, folders = [], [""]
+        while folders:
+            for entry in self.files(task_id, folders.pop()):
+                if entry["is_dir"]:
+                    folders.append(entry["path"])
+                else:
+                    found.append(entry)
+        return sorted(found, key=lambda entry: str(entry["path"]))
 
     def download(self, task_id: int, name: str, target: Path, show: Callable[[int], None] = lambda _: None) -> None:
         """Save a file of a task as `target`, which appears whole or not at all."""
@@ -144,10 +164,11 @@ class Client:
                     for chunk in answer.iter_bytes(_CHUNK_BYTES):
                         file.write(chunk)
                         show(len(chunk))
+            part.replace(target)
         except httpx.TransportError as error:
-            part.unlink(missing_ok=True)
             raise _unreachable(self._http, error) from error
-        part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -179,6 +200,6 @@ def _check(answer: httpx.Response) -> None:
         body = answer.json()
     except ValueError:
         body = {}
-    parts = [str(body.get("detail", f"HTTP {answer.status_code} {answer.reason_phrase}"))]
-    parts += [f"{field}: {' '.join(map(str, messages))}" for field, messages in body.get("errors", {}).items()]
-    raise ApiError(os.linesep.join(dict.fromkeys(parts)), answer.status_code)
+    detail = str(body.get("detail", f"HTTP {answer.status_code} {answer.reason_phrase}"))
+    parts = [f"{field}: {' '.join(map(str, messages))}" for field, messages in body.get("errors", {}).items()]
+    raise ApiError(os.linesep.join([detail, *(part for part in parts if part not in detail)]), answer.status_code)

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from shared.contracts.steps import STEPS
 
@@ -19,11 +20,14 @@ from .settings import DEMO_USER, STATE_FOLDER, StackState
 _POLL_S: Final = 0.5
 _SHOWN_KEYS: Final = ("zp", "zp_err", "color_term", "fwhm", "mag_limit", "astrom_rms", "cat_name", "filter")
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Url = Annotated[str | None, typer.Option("--url", help="Address of the API; by default the running local stack")]
 TokenFile = Annotated[
-    Path | None, typer.Option(help="File holding the token; by default the demo user's of the local stack", exists=True)
+    Path | None,
+    typer.Option(
+        help="File holding the token; by default the demo user's of the local stack", exists=True, dir_okay=False
+    ),
 ]
 
 
@@ -33,7 +37,8 @@ def connect(url: str | None, token_file: Path | None) -> Client:
     if url is None and (state is None or not state.base_url):
         raise ApiError("No stack was started in this folder. Start one with 'make up', or name an API with --url.")
     if token_file is not None:
-        return Client(url or (state.base_url if state else ""), token_file.read_text().strip())
+        token = token_file.read_text(errors="replace").strip()
+        return Client(url or (state.base_url if state else ""), token)
     if url is not None or state is None:
         raise ApiError("Name a file with your token: --token-file FILE (see 'stdweb token create').")
     client = Client(state.base_url)
@@ -100,11 +105,10 @@ def status(
         if task_id is not None:
             show_task(client.task(task_id))
             return
-        table = Table("task", "state", "image", "title", "created")
+        table = Table(Column("task", no_wrap=True), Column("state", no_wrap=True), "image", "title", "created, UTC")
         for task in client.tasks(limit):
-            table.add_row(
-                str(task["id"]), task["state"], task["original_name"] or "", task["title"] or "", task["created"]
-            )
+            created = f"{datetime.fromisoformat(task['created']).astimezone(UTC):%Y-%m-%d %H:%M}"
+            table.add_row(str(task["id"]), task["state"], task["original_name"] or "", task["title"] or "", created)
         console.print(table)
 
 
@@ -115,25 +119,58 @@ def get(
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Download files of a task."""
+    """Download files of a task; those of its folders go into folders."""
     with connect(url, token_file) as client:
-        sizes = {entry["path"]: entry["size"] for entry in client.files(task_id) if not entry["is_dir"]}
-        to.mkdir(parents=True, exist_ok=True)
-        with _transfer() as progress:
-            for name in names or sizes:
-                bar = progress.add_task(name, total=sizes.get(name))
-                client.download(
-                    task_id,
-                    name,
-                    to / PurePosixPath(name).name,
-                    lambda sent, bar=bar: progress.advance(bar, sent),  # type: ignore[misc]
-                )
+        sizes = {str(entry["path"]): int(entry["size"]) for entry in client.all_files(task_id)}
+        wanted = choose(task_id, names or [], list(sizes))
+        try:
+            with _transfer() as progress:
+                for path in wanted:
+                    target = to / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    bar = progress.add_task(path, total=sizes[path])
+                    client.download(task_id, path, target, lambda sent, bar=bar: progress.advance(bar, sent))  # type: ignore[misc]
+        except OSError as error:
+            raise ApiError(f"Cannot write {error.filename or to}: {error.strerror}") from error
+
+
+def choose(task_id: int, names: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Choose files by name or by the folder that they are in; all when no name is given.
+
+    Parameters
+    ----------
+    task_id
+        The task, for messages.
+    names
+        What the user asks for.
+    paths
+        What the task has.
+
+    Raises
+    ------
+    ApiError
+        The task has nothing of that name, or the server gives a path that leads elsewhere.
+    """
+    if astray := [path for path in paths if path.startswith("/") or ".." in PurePosixPath(path).parts]:
+        raise ApiError(f"The server gives a path that is none: {astray[0]}")
+    wanted: list[str] = []
+    for name in [one.strip("/") for one in names] or [""]:
+        found = [path for path in paths if not name or path == name or path.startswith(f"{name}/")]
+        if name and not found:
+            raise ApiError(f"Task {task_id} has no file '{name}'. It has: {', '.join(paths) or 'none'}")
+        wanted += found
+    return list(dict.fromkeys(wanted))
 
 
 def follow(client: Client, tasks: Sequence[int]) -> list[dict[str, Any]]:
     """Show how far tasks are until none of them runs any more; give them back."""
     ended: dict[int, dict[str, Any]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[doing]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[doing]}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bars = {task_id: progress.add_task(f"task {task_id}", total=1.0, doing="") for task_id in tasks}
         while True:
@@ -168,7 +205,11 @@ def _upload(client: Client, path: Path, config: dict[str, Any], title: str | Non
 
 def _transfer() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
     )
 
 

@@ -136,7 +136,10 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 async def _by_session(request: web.Request) -> User:
     session_id = request.cookies.get(SESSION_COOKIE)
     if not session_id:
-        raise Unauthenticated("Authentication credentials were not provided.")
+        raise Unauthenticated(
+            "Authentication credentials were not provided. Send the header Authorization: Token <token>; "
+            "POST /api/auth/token/ gives one for name and password."
+        )
     user = await request.app[SESSIONS].user(session_id)
     if request.method not in _SAFE:
         check_origin(request.headers.get("Origin"), request.host, request.app[SETTINGS].site_url)

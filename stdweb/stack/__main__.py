@@ -29,7 +29,7 @@ def up(state: Folder = STATE_FOLDER) -> None:
     with console.status("Starting broker, store, gateway and services"):
         stack = commands.up(state)
         asyncio.run(ensure_demo_user(stack))
-    console.print(f"STDWeb runs at [bold]{stack.base_url}[/]")
+    console.print(f"STDWeb runs at [bold]{stack.base_url}[/], its calls are described at {stack.base_url}/docs/")
     console.print(f"Demo user: [bold]{DEMO_USER}[/], password: [bold]{stack.demo_password}[/]")
     console.print(f"Logs: {state / 'logs'}   What runs: make status   End: make down")
 

@@ -34,10 +34,37 @@ def test_submit_status_get(stack, observation, tmp_path: Path) -> None:
     got = stack.run("stdweb", "get", task_id, "mask.fits", "inspect.log", "--to", str(tmp_path))
     assert got.returncode == 0, got.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"mask.fits", "inspect.log"}
-    missing = stack.run("stdweb", "get", task_id, "nothing.txt", "--to", str(tmp_path))
-    assert missing.returncode == 1
-    assert "Traceback" not in missing.stderr
-    assert not (tmp_path / "nothing.txt").exists()
+    missing = stack.run("stdweb", "get", task_id, "mask.fits", "nothing.txt", "--to", str(tmp_path / "none"))
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"Task {task_id} has no file 'nothing.txt'. It has: image.fits, inspect.log" in missing.stderr
+    assert not (tmp_path / "none").exists()
+    no_folder = stack.run("stdweb", "get", task_id, "inspect.log", "--to", str(tmp_path / "mask.fits" / "in"))
+    assert no_folder.returncode == 1
+    assert "Cannot write" in no_folder.stderr
+    assert "Traceback" not in no_folder.stderr
+
+
+def test_files_in_folders_are_saved_in_folders(stack, tmp_path: Path) -> None:
+    note = tmp_path / "a [b] note.txt"
+    note.write_text("seen\n")
+    submitted = stack.run("stdweb", "submit", str(note))
+    assert submitted.returncode == 0, submitted.stderr
+    assert "a [b] note.txt" in submitted.stdout
+    task_id = int(re.search(r"^Task (\d+)$", submitted.stdout, re.MULTILINE).group(1))
+    with stack.client() as client:
+        for name in ("notes/first.txt", "notes/deep/first.txt"):
+            client.upload(task_id, name, note)
+    for names, there in (
+        ([], {"image.fits", "notes/first.txt", "notes/deep/first.txt"}),
+        (["notes/deep"], {"notes/deep/first.txt"}),
+    ):
+        to = tmp_path / f"saved {len(there)}"
+        got = stack.run("stdweb", "get", str(task_id), *names, "--to", str(to))
+        assert got.returncode == 0, got.stderr
+        assert {str(path.relative_to(to)) for path in to.rglob("*") if path.is_file()} == there
+    refused = stack.run("stdweb", "submit", str(note), "--config", "sn=x")
+    assert refused.returncode == 1
+    assert refused.stderr.count("must be a valid number") == 1
 
 
 def test_users_tokens_and_presets(stack, tmp_path: Path) -> None:

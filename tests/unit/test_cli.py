@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from stdweb.submit import parse_config
+from stdweb.client import ApiError
+from stdweb.submit import choose, parse_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +64,44 @@ def test_an_api_that_does_not_answer_is_said(tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert "No answer from http://127.0.0.1:9/api" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "said"),
+    [
+        ("127.0.0.1:9/api", b"0" * 40, "begins with http:// or https://"),
+        ("http://127.0.0.1:9/api", "tökén".encode(), "letters and digits only"),
+        ("http://127.0.0.1:9/api", b"\xff\xfe", "letters and digits only"),
+        ("http://127.0.0.1:9/api", b"", "letters and digits only"),
+    ],
+)
+def test_an_address_or_a_token_that_is_none_is_said(tmp_path: Path, url: str, token: bytes, said: str) -> None:
+    (tmp_path / "token").write_bytes(token)
+    answer = stdweb(tmp_path, "status", "--url", url, "--token-file", "token")
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
+    answer = stdweb(tmp_path, "status", "--token-file", str(tmp_path))
+    assert answer.returncode == 2
+    assert "is a directory" in answer.stderr
+
+
+def test_files_are_chosen_by_name_and_by_folder() -> None:
+    paths = ["image.fits", "targets/1.fits", "targets/2.fits", "targets2/1.fits"]
+    assert choose(1, [], paths) == paths
+    assert choose(1, ["targets/"], paths) == ["targets/1.fits", "targets/2.fits"]
+    assert choose(1, ["targets/2.fits", "image.fits", "image.fits"], paths) == ["targets/2.fits", "image.fits"]
+    with pytest.raises(ApiError, match=r"Task 1 has no file 'target'. It has: image.fits, targets/1.fits"):
+        choose(1, ["image.fits", "target"], paths)
+
+
+@pytest.mark.parametrize("path", ["../image.fits", "a/../../image.fits", "/etc/image.fits"])
+def test_a_path_that_leads_out_of_the_folder_is_not_taken(path: str) -> None:
+    with pytest.raises(ApiError, match="a path that is none"):
+        choose(1, [], ["image.fits", path])
 
 
 def test_a_missing_image_is_a_usage_error(tmp_path: Path) -> None:
