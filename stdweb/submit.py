@@ -105,7 +105,13 @@ def status(
         if task_id is not None:
             show_task(client.task(task_id))
             return
-        table = Table(Column("task", no_wrap=True), Column("state", no_wrap=True), "image", "title", "created, UTC")
+        table = Table(
+            Column("task", no_wrap=True),
+            Column("state", no_wrap=True),
+            Column("image", overflow="fold"),
+            Column("title", overflow="fold"),
+            Column("created, UTC", no_wrap=True),
+        )
         for task in client.tasks(limit):
             created = f"{datetime.fromisoformat(task['created']).astimezone(UTC):%Y-%m-%d %H:%M}"
             table.add_row(str(task["id"]), task["state"], task["original_name"] or "", task["title"] or "", created)
