@@ -1,0 +1,121 @@
+"""`python -m tests.chaos`: a campaign of faults in parts, each with a stack of its own; it goes on where it ended."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from . import faults, report
+from .driver import Part, Result
+from .stack import SHORT_LEASES, VOLUME_BYTES
+
+_INSIDE: Final = "CHAOS_NAMESPACE"
+_PART: Final = 50
+
+
+def main() -> int:
+    """Run what is missing of a campaign; the exit code is 0 when no promise was broken."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=15)
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--part", type=int, default=_PART, help="faults of a part")
+    parser.add_argument("--state", type=Path, help="file with the results of parts; kept for a campaign that goes on")
+    parser.add_argument("--work", type=Path, help="folder for the stacks; a temporary one by default")
+    parser.add_argument("--leases", choices=("short", "default"), default="short")
+    parser.add_argument("--kinds", help="only these kinds of faults, separated by commas")
+    parser.add_argument("--table", type=Path, help="file in which the table of results is renewed")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of the stacks")
+    options = parser.parse_args()
+    _enter_namespace()
+    work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
+    work.mkdir(parents=True, exist_ok=True)
+    state = _State(options.state or work / "state.json", options)
+    for number in range(len(state.parts), -(-options.faults // options.part)):
+        count = min(options.part, options.faults - number * options.part)
+        result = _part(work / f"part-{number + 1}", f"{options.seed}/{number + 1}", count, options)
+        state.add(result)
+        sys.stdout.write(report.part(result) + "\n")
+        sys.stdout.flush()
+    if options.work is None and not options.keep:
+        shutil.rmtree(work, ignore_errors=True)
+    sys.stdout.write(report.campaign(state.parts) + "\n")
+    if options.table is not None:
+        report.renew(options.table, state.parts, str(options.seed))
+    return 1 if any(part["violations"] for part in state.parts) else 0
+
+
+class _State:
+    """Results of the parts that are done, in a file."""
+
+    def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        self._path = path
+        self._of = {"seed": str(options.seed), "part": options.part, "leases": options.leases, "kinds": options.kinds}
+        kept = json.loads(path.read_text()) if path.exists() else {"of": self._of, "parts": []}
+        if kept["of"] != self._of:
+            raise SystemExit(f"{path} is of another campaign: {kept['of']}. Name another file: --state")
+        self.parts: list[dict[str, Any]] = kept["parts"]
+
+    def add(self, result: Result) -> None:
+        self.parts.append(asdict(result))
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps({"of": self._of, "parts": self.parts}, indent=1))
+        fresh.rename(self._path)
+
+
+def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> Result:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "volume").mkdir(parents=True)
+    mounted = _mount(folder / "volume")
+    kinds = options.kinds.split(",") if options.kinds else [*faults.KINDS]
+    if not mounted:
+        kinds = [kind for kind in kinds if kind != "disk full"]
+    with (folder / "driver.log").open("w", buffering=1) as log:
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(log),
+            cache_logger_on_first_use=False,
+        )
+        leases = SHORT_LEASES if options.leases == "short" else {}
+        result = asyncio.run(Part(folder, seed, count, kinds, leases).run())
+    if mounted:
+        keep = folder / "volume-kept"
+        if result.violations and options.keep:
+            shutil.copytree(folder / "volume", keep, symlinks=True)
+        subprocess.run(["umount", "-l", folder / "volume"], check=False)
+    if not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _enter_namespace() -> None:
+    """Become the root of a namespace of our own, where a small volume can be mounted; go on without if that fails."""
+    if _INSIDE in os.environ:
+        return
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    probe = subprocess.run([*command, "true"], check=False, capture_output=True) if shutil.which("unshare") else None
+    if probe is not None and probe.returncode == 0:
+        os.environ[_INSIDE] = "1"
+        os.execvp(command[0], [*command, sys.executable, "-m", "tests.chaos", *sys.argv[1:]])
+
+
+def _mount(volume: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={VOLUME_BYTES}", "chaos", str(volume)]
+    return _INSIDE in os.environ and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+sys.exit(main())

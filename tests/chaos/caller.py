@@ -1,0 +1,132 @@
+"""A sane HTTP client: it asks the next gateway when one does not answer, with the same Idempotency-Key."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+
+from .ledger import Ledger
+
+_TIMEOUT: Final = httpx.Timeout(8.0, connect=2.0)
+_PATIENCE_S: Final = 90.0
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 1.0
+_AGAIN: Final = {429, 502, 503, 504}
+_PASSING: Final = "again in a moment"  # of a 409: the same request, or another change of the image, is at work
+
+
+class GaveUp(Exception):
+    """No answer in all the time; the request may or may not have had its effect."""
+
+
+class Caller:
+    """One client program.
+
+    Parameters
+    ----------
+    urls
+        Of the gateways.
+    token
+        Of the user.
+    ledger
+        Where what is asked and promised is written.
+    first
+        Which gateway to ask first.
+    """
+
+    def __init__(self, urls: list[str], token: str, ledger: Ledger, first: int) -> None:
+        headers = {"Authorization": f"Token {token}"}
+        self._clients = [
+            httpx.AsyncClient(base_url=f"{url}/api", headers=headers, timeout=_TIMEOUT, trust_env=False) for url in urls
+        ]
+        self._now = first % len(urls)
+        self._ledger = ledger
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.aclose()
+
+    async def read(self, path: str) -> httpx.Response:
+        """Ask for something."""
+        return await self._persist("GET", path, lambda _: True, {})
+
+    async def change(
+        self, op: str, method: str, path: str, *, facts: dict[str, Any] | None = None, keyed: bool = False, **body: Any
+    ) -> httpx.Response:
+        """Ask for a change, and write down what became of it.
+
+        Parameters
+        ----------
+        facts
+            What the ledger is to know of it.
+        keyed
+            Whether an Idempotency-Key goes with it; without one the request must be one that may be sent twice.
+        """
+        key = uuid.uuid4().hex
+        facts = {"key": key, **(facts or {})}
+        if keyed:
+            body["headers"] = {"Idempotency-Key": key}
+        self._ledger.note("asked", op, **facts)
+        began = time.monotonic()
+        stall: list[float] = []
+        try:
+            answer = await self._persist(method, path, lambda tries: bool(stall.append(time.monotonic())) or True, body)
+        except GaveUp as error:
+            self._ledger.note("unknown", op, why=str(error), **facts)
+            raise
+        took_s = time.monotonic() - began
+        lost_s = stall[-1] - began if len(stall) > 1 else 0.0
+        what = "accepted" if answer.is_success else "refused"
+        told = {
+            "status": answer.status_code,
+            "tries": len(stall),
+            "took_s": round(took_s, 3),
+            "lost_s": round(lost_s, 3),
+        }
+        if what == "refused":
+            told["answer"] = answer.text[:300]
+        self._ledger.note(what, op, **facts, **told, **_promised(answer))
+        return answer
+
+    async def _persist(
+        self, method: str, path: str, trying: Callable[[int], bool], body: dict[str, Any]
+    ) -> httpx.Response:
+        deadline = time.monotonic() + _PATIENCE_S
+        pause_s = _FIRST_PAUSE_S
+        for tries in itertools.count(1):
+            trying(tries)
+            try:
+                answer = await self._clients[self._now].request(method, path, **body)
+            except httpx.TransportError as error:
+                why = repr(error)
+                self._next()
+            else:
+                passing = answer.status_code == 409 and _PASSING in answer.text
+                if answer.status_code not in _AGAIN and not passing:
+                    return answer
+                why = f"{answer.status_code} {answer.text[:200]}"
+                if not passing:
+                    self._next()
+            if time.monotonic() > deadline:
+                raise GaveUp(f"{method} {path}: {tries} tries, the last: {why}")
+            # the next gateway is asked at once, and only who has asked all of them waits
+            if tries % len(self._clients) == 0:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        raise AssertionError
+
+    def _next(self) -> None:
+        self._now = (self._now + 1) % len(self._clients)
+
+
+def _promised(answer: httpx.Response) -> dict[str, Any]:
+    if not answer.is_success or not answer.content or "json" not in answer.headers.get("content-type", ""):
+        return {}
+    told = answer.json()
+    names = ("id", "celery_id", "state", "revoked_count", "size", "path")
+    return {f"got_{name}": told[name] for name in names if isinstance(told, dict) and name in told}

@@ -1,0 +1,228 @@
+"""One part of a campaign: a fresh stack, a load, some faults, and then the judge."""
+
+import asyncio
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pymongo
+import pymongo.errors
+import structlog
+
+from services.gateway.admin import Admin
+
+from . import evidence, faults
+from .checker import Verdict, Violation, check
+from .faults import KINDS, Fault
+from .ledger import Ledger
+from .load import Load
+from .pictures import make_pictures
+from .stack import USER, WORKERS, Stack
+
+_CLIENTS: Final = 6
+_GAP_S: Final = (0.5, 2.5)
+_OVERLAP: Final = 0.3  # of the faults begin while the one before is not over
+_RECOVER_S: Final = 60.0
+_SETTLE_S: Final = 60.0
+_ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Result:
+    """What came of one part."""
+
+    seed: str
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    violations: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Part:
+    """Runs one part.
+
+    Parameters
+    ----------
+    folder
+        Of the stack; on it may be mounted a small volume.
+    seed
+        Of the faults and of what clients do.
+    count
+        How many faults.
+    kinds
+        Which; None for all that can be done here.
+    """
+
+    def __init__(self, folder: Path, seed: str, count: int, kinds: list[str] | None, leases: dict[str, str]) -> None:
+        self._dice = random.Random(seed)
+        self._plan = faults.draw(self._dice, count, kinds)
+        self._result = Result(seed)
+        settings = {**leases, "MAX_STEPS_PER_USER": "4", "LOG_LEVEL": "info"}
+        self._stack = Stack(folder, settings)
+        self._folder = folder
+        self._busy: set[str] = set()
+        self._aftermath: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> Result:
+        """Run it to its end."""
+        began = time.monotonic()
+        await self._stack.start()
+        try:
+            pictures = await asyncio.to_thread(make_pictures, self._folder / "pictures", self._stack.mirror)
+            tokens = await self._tokens()
+            ledger = Ledger(self._folder / "ledger.jsonl")
+            self._load = Load(self._stack.gateways, tokens, pictures, ledger, self._result.seed)
+            self._load.start()
+            url = f"mongodb://127.0.0.1:{self._stack.ports['store']}/?retryWrites=false"
+            client = pymongo.MongoClient(url, serverSelectionTimeoutMS=1000, socketTimeoutMS=5000)
+            self._base = client["stdweb"]
+            await self._first_end()
+            await self._torment()
+            log.info("faults done", seconds=round(time.monotonic() - began))
+            await self._load.stop()
+            verdict = await self._settle(ledger)
+            ledger.close()
+            client.close()
+        finally:
+            left = await self._stack.stop()
+        verdict.violations += [Violation("process outlives the stack", command) for command in left]
+        self._result.violations = [asdict(one) for one in verdict.violations]
+        self._result.counts = dict(verdict.counts)
+        self._result.seconds = round(time.monotonic() - began, 1)
+        return self._result
+
+    async def _tokens(self) -> list[str]:
+        async with await Admin.connect(self._stack.store.url) as admin:
+            await admin.add_user(USER)
+            return [await admin.create_token(USER) for _ in range(_CLIENTS)]
+
+    async def _first_end(self) -> None:
+        """Wait until the stack has done something, so that what is slow once is not taken for a wound."""
+        deadline = time.monotonic() + 120
+        while not self._load.ended and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+
+    # ---- faults
+
+    async def _torment(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        for fault in self._plan:
+            gap_s, overlap = self._dice.uniform(*_GAP_S), self._dice.random() < _OVERLAP
+            running.add(asyncio.create_task(self._inflict(fault)))
+            if not overlap or len(running) > 1:
+                await asyncio.gather(*running)
+                running.clear()
+            await asyncio.sleep(gap_s)
+        await asyncio.gather(*running, *self._aftermath)
+
+    async def _inflict(self, fault: Fault) -> None:
+        victim = fault.victim.partition(" > ")[0]
+        while victim in self._busy:  # one fault at a time on each
+            await asyncio.sleep(0.1)
+        self._busy.add(victim)
+        await faults.ready_for(self._stack, fault)
+        held = await self._held(victim)
+        line: dict[str, Any] = {**asdict(fault), "began": time.time(), "ended": time.time() + 3600}
+        self._result.faults.append(line)
+        log.info("fault", steps=[step["id"] for _, step in held], **asdict(fault))
+        began = time.monotonic()
+        try:
+            async with KINDS[fault.kind].do(self._stack, fault):
+                applied = time.monotonic()
+                await asyncio.sleep(fault.hold_s)
+        finally:
+            self._busy.discard(victim)
+            lifted = time.monotonic()
+            line["ended"] = time.time()
+            log.info("fault over", number=fault.number, after_s=round(lifted - began, 2))
+        watches = [asyncio.create_task(self._recovery(line, lifted))]
+        if victim in self._stack.deaths() and not fault.hold_s:
+            watches.append(asyncio.create_task(self._up(victim, line, applied)))
+        watches += [asyncio.create_task(self._taken_over(task_id, step, line, applied)) for task_id, step in held]
+        self._aftermath |= set(watches)
+        await asyncio.wait(watches, timeout=_ATTENTION_S)
+
+    async def _held(self, victim: str) -> list[tuple[int, dict[str, Any]]]:
+        """Give the steps that a worker is at, with their tasks."""
+        if victim not in WORKERS:
+            return []
+        found = []
+        for task_id in faults.tasks_of(self._stack, victim):
+            step = await asyncio.to_thread(self._current, task_id)
+            if step is not None:
+                found.append((task_id, step))
+        return found
+
+    def _current(self, task_id: int) -> dict[str, Any] | None:
+        """Give the step of a task whose turn it is; asked of the store itself."""
+        try:
+            doc = self._base["tasks"].find_one({"_id": task_id}, {"run": 1})
+        except pymongo.errors.PyMongoError:
+            return {}  # not to be had now
+        steps = doc["run"]["steps"] if doc and doc.get("run") else []
+        return next((step for step in steps if step["status"] not in {"done", "failed", "cancelled"}), None)
+
+    async def _taken_over(self, task_id: int, step: dict[str, Any], line: dict[str, Any], began: float) -> None:
+        """Measure how long a step takes to its end whose worker was hit."""
+        while time.monotonic() < began + 2 * _RECOVER_S:
+            current = await asyncio.to_thread(self._current, task_id)
+            if current != {} and (current is None or current["id"] != step.get("id")):
+                line["step_s"] = max(line.get("step_s", 0.0), round(time.monotonic() - began, 2))
+                return
+            await asyncio.sleep(0.1)
+        line["step_s"] = None
+
+    async def _up(self, victim: str, line: dict[str, Any], began: float) -> None:
+        """Measure how long it takes until what died is ready again."""
+        await asyncio.sleep(0.3)
+        while not self._stack.ready(victim) and time.monotonic() < began + 2 * _RECOVER_S:
+            await asyncio.sleep(0.05)
+        line["up_s"] = round(time.monotonic() - began, 2)
+        line["ended"] = time.time()
+
+    async def _recovery(self, line: dict[str, Any], lifted: float) -> None:
+        """Measure how long it takes until a run that was begun after the fault has ended."""
+        while time.monotonic() < lifted + _RECOVER_S:
+            ends = [ended for accepted, ended in self._load.ended if accepted >= lifted]
+            if ends:
+                line["recovered_s"] = round(min(ends) - lifted, 2)
+                return
+            if self._load.stopping:
+                return
+            await asyncio.sleep(0.05)
+        line["recovered_s"] = None
+
+    # ---- the judge
+
+    async def _settle(self, ledger: Ledger) -> Verdict:
+        """Judge as soon as nothing is to be found any more, or when that takes too long."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            try:
+                verdict = check(await self._evidence(ledger))
+            except (pymongo.errors.PyMongoError, RuntimeError) as error:
+                verdict = Verdict([Violation("nothing to be read", repr(error))])
+            if not verdict.violations or time.monotonic() > deadline:
+                return verdict
+            await asyncio.sleep(2)
+
+    async def _evidence(self, ledger: Ledger) -> evidence.Evidence:
+        stack = self._stack
+        tasks, runs, others = await asyncio.to_thread(evidence.read_store, stack.ports["store"])
+        return evidence.Evidence(
+            ledger=ledger.lines,
+            tasks=tasks,
+            runs=runs,
+            others=others,
+            volume=stack.volume,
+            queues=await stack.queues(),
+            letters=await stack.letters(),
+            processes=await asyncio.to_thread(evidence.read_processes, stack.mark),
+            supervised=stack.pids(),
+            faults=self._result.faults,
+            at=time.time(),
+        )

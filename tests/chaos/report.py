@@ -1,0 +1,71 @@
+"""Results for people: of a part, of a campaign, and the table of the documentation."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from .driver import Result
+
+_BEGIN: Final = "<!-- results: written by the campaign -->"
+_END: Final = "<!-- end of results -->"
+
+
+def part(result: Result) -> str:
+    """Tell of one part."""
+    lines = [f"part {result.seed}: {len(result.faults)} faults, {result.seconds:.0f} s, {_counts(result.counts)}"]
+    lines += [f"  VIOLATION {one['rule']}: {one['what']} (task {one['task']})" for one in result.violations]
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in sorted(counts.items()))
+
+
+def campaign(parts: list[dict[str, Any]]) -> str:
+    """Tell of all parts: faults by kind, how long it took to get over them, and what was broken."""
+    return "\n".join(table(parts)) + "\n" + "\n".join(totals(parts))
+
+
+def table(parts: list[dict[str, Any]]) -> list[str]:
+    """Write a table in Markdown."""
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in parts:
+        for fault in one["faults"]:
+            rows[fault["kind"]].append(fault)
+    lines = [
+        "| fault | tries | process ready again, s | step of the worker ended, s | next run ended, s |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, faults in sorted(rows.items()):
+        lines.append(
+            f"| {kind} | {len(faults)} | {_times(faults, 'up_s')} | {_times(faults, 'step_s')} "
+            f"| {_times(faults, 'recovered_s')} |"
+        )
+    return lines
+
+
+def _times(faults: list[dict[str, Any]], key: str) -> str:
+    times = [fault[key] for fault in faults if fault.get(key) is not None]
+    return f"{median(times):.1f}, {max(times):.1f}" if times else "–"
+
+
+def totals(parts: list[dict[str, Any]]) -> list[str]:
+    """Write sums."""
+    counts: Counter[str] = Counter()
+    for one in parts:
+        counts.update(one["counts"])
+    faults = sum(len(one["faults"]) for one in parts)
+    broken = Counter(violation["rule"] for one in parts for violation in one["violations"])
+    lines = [f"{faults} faults in {len(parts)} parts; {_counts(counts)}."]
+    lines.append(f"Violations: {_counts(broken) if broken else 'none'}.")
+    return lines
+
+
+def renew(path: Path, parts: list[dict[str, Any]], seed: str) -> None:
+    """Write the results into a document, between its marks."""
+    text = path.read_text()
+    before, rest = text.split(_BEGIN)
+    _, after = rest.split(_END)
+    lines = ["", f"Seed {seed}.", "", *table(parts), "", *totals(parts), ""]
+    path.write_text(before + _BEGIN + "\n".join(lines) + _END + after)

@@ -1,0 +1,425 @@
+"""The judge of the campaign catches whatever is planted, and finds nothing where nothing is wrong."""
+
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.evidence import Evidence, Process
+
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+NOW = AT.timestamp() + 60
+NOTES = b"seen by eye"
+
+
+def step(run: str, place: int, name: str, status: str = "done", attempt: int = 1) -> dict:
+    return {"id": f"{run}-{place}", "name": name, "seq": place + 1, "status": status, "attempt": attempt}
+
+
+def run(run_id: str, steps: list[dict], status: str = "done", error: str | None = None) -> dict:
+    return {"id": run_id, "at": AT, "ended": AT, "status": status, "error": error, "steps": steps}
+
+
+def task(task_id: int, last: dict, state: str, **fields) -> dict:
+    doc = {"_id": task_id, "title": "as it came", "asked": '{"gain": 2.0}', "computed": {}, "state": state, "seq": 9}
+    return {**doc, "work": f"d|{state}", "run": last, **fields}
+
+
+def commit(volume: Path, task_id: int, folder: str, run_id: str, computed: dict, **files: bytes) -> Path:
+    place = volume / "tasks" / str(task_id) / ".results" / folder
+    place.mkdir(parents=True)
+    for name, content in files.items():
+        (place / name.replace("__", ".")).write_bytes(content)
+    seq, _, name = folder.split("-")
+    said = [{"name": file.replace("__", "."), "size": len(content)} for file, content in files.items()]
+    manifest = {"run_id": run_id, "step_id": f"{run_id}-{int(seq) - 1}", "step": name, "attempt": 1, "outcome": "done"}
+    (place / ".manifest.json").write_text(json.dumps({**manifest, "computed": computed, "files": said}))
+    return place
+
+
+def sane(volume: Path) -> Evidence:
+    """Three tasks: done, cancelled, failed as it should; the first with edits by its user."""
+    (volume / "tasks" / ".trash").mkdir(parents=True)
+    (volume / "tasks" / ".incoming").mkdir()
+    inspected = {"inspect__log": b"well", "mask__fits": b"mask"}
+    computed = {"gain": 2.0, "time": None}
+    commit(volume, 1, "0000000001-00-upload", "", {}, image__fits=b"image")
+    commit(volume, 1, "0000000002-03-inspect", "a", computed, **inspected)
+    commit(volume, 2, "0000000001-00-upload", "", {}, image__fits=b"image")
+    commit(volume, 2, "0000000002-03-inspect", "b", computed, **inspected)
+    commit(volume, 3, "0000000001-00-upload", "", {}, image__fits=b"image")
+    (volume / "tasks" / "1" / ".inputs").mkdir()
+    (volume / "tasks" / "1" / ".inputs" / "notes.txt").write_bytes(NOTES)
+    ledger = []
+    for task_id in (1, 2, 3):
+        facts = {"key": f"k{task_id}", "title": "as it came", "picture": "small"}
+        ledger.append({"what": "accepted", "op": "create", "got_id": task_id, **facts})
+    asked = {"task": 1, "name": "notes.txt", "sha256": hashlib.sha256(NOTES).hexdigest()}
+    ledger += [
+        {"what": "accepted", "op": "config", "task": 1, "config": {"gain": 2.0}},
+        {"what": "accepted", "op": "upload", **asked},
+        process(1, "a", ["inspect"]),
+        process(2, "b", ["inspect", "photometry"]),
+        process(3, "c", ["inspect", "cleanup"], good=False),
+        {"what": "asked", "op": "cancel", "task": 2, "run": "b"},
+        {"what": "accepted", "op": "cancel", "task": 2, "run": "b", "got_revoked_count": 1},
+        {"what": "seen", "op": "end", "task": 1, "run": "a", "state": "inspect_done"},
+    ]
+    second = run("b", [step("b", 1, "inspect"), step("b", 2, "photometry", "cancelled")], "cancelled")
+    steps = [step("c", 1, "inspect", "failed"), step("c", 2, "cleanup", "cancelled")]
+    kept = {"inspect": '{"gain":2.0}'}
+    return Evidence(
+        ledger=ledger,
+        tasks=[
+            task(1, run("a", [step("a", 1, "inspect")]), "inspect_done", computed=kept),
+            task(2, second, "cancelled", computed=kept),
+            task(3, run("c", steps, "failed", "The image is constant."), "inspect_failed"),
+        ],
+        runs=[],
+        volume=volume,
+        queues=[queue("step.inspect.v1", consumers=2), queue("parking.v1", consumers=0), queue("amq_1")],
+        processes=[Process(10, 1, "services.inspect"), Process(11, 10, "stdweb inspect: idle"), Process(12, 1, "epmd")],
+        supervised={"inspect-1": 10},
+        others={"shelves": [{"ids": [1, 2, 3]}]},
+        at=NOW,
+    )
+
+
+def process(task_id: int, run_id: str, steps: list[str], *, good: bool = True) -> dict:
+    facts = {"task": task_id, "steps": steps, "good": good, "config": {}}
+    return {"what": "accepted", "op": "process", "got_celery_id": run_id, **facts}
+
+
+def queue(name: str, waiting: int = 0, consumers: int = 1) -> dict:
+    return {"name": name, "messages_ready": waiting, "messages_unacknowledged": 0, "consumers": consumers}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Evidence:
+    return sane(tmp_path / "volume")
+
+
+def results(world: Evidence, task_id: int = 1, folder: str = "0000000002-03-inspect") -> Path:
+    return world.volume / "tasks" / str(task_id) / ".results" / folder
+
+
+def rewrite(world: Evidence, **fields) -> None:
+    path = results(world) / ".manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_sane_world_has_no_violation(world: Evidence) -> None:
+    verdict = check(world)
+    assert verdict.violations == []
+    assert (verdict.counts["tasks"], verdict.counts["runs done"], verdict.counts["commits"]) == (3, 1, 5)
+
+
+def lose_task(world):
+    world.tasks.pop(0)
+
+
+def revive_task(world):
+    world.ledger.append({"what": "accepted", "op": "delete", "task": 1})
+
+
+def double_task(world):
+    world.tasks.append({**copy.deepcopy(world.tasks[0]), "_id": 4, "run": None})
+
+
+def same_key(world):
+    world.tasks[0]["key"] = world.tasks[1]["key"] = "k"
+
+
+def answer_twice(world):
+    world.ledger.append({**world.ledger[0], "key": "k9"})
+
+
+def unlist(world):
+    world.others["shelves"][0]["ids"].remove(2)
+
+
+def lose_run(world):
+    world.ledger.append(process(1, "lost", ["inspect"]))
+
+
+def other_steps(world):
+    world.ledger[5]["steps"] = ["cleanup"]
+
+
+def run_twice(world):
+    world.runs.append({**run("z", [{**step("z", 1, "inspect"), "seq": 7}]), "_id": "z", "task_id": 1})
+
+
+def one_run_two_tasks(world):
+    world.runs.append({**run("a", [step("a", 1, "inspect")]), "_id": "a", "task_id": 2})
+
+
+def answer_run_twice(world):
+    world.ledger.append(process(1, "a", ["inspect"]))
+
+
+def stick(world):
+    world.tasks[0]["run"] |= {"status": "running", "ended": None}
+    world.tasks[0]["run"]["steps"][0]["status"] = "started"
+
+
+def resume_cancelled(world):
+    world.tasks[1]["run"]["status"] = "done"
+    world.tasks[1]["run"]["steps"][1]["status"] = "done"
+
+
+def cancel_by_nobody(world):
+    world.ledger = [line for line in world.ledger if line["op"] != "cancel"]
+
+
+def skip_a_step(world):
+    world.tasks[0]["run"]["steps"][0]["status"] = "scheduled"
+
+
+def fail_without_reason(world):
+    world.tasks[2]["run"]["error"] = None
+    world.ledger[5]["good"] = world.ledger[6]["good"] = world.ledger[7]["good"] = True
+
+
+def fail_by_fault(world):
+    world.tasks[2]["run"]["error"] = "The step inspect stopped because of a fault in this service."
+    for line in world.ledger:
+        line["good"] = True
+
+
+def number_twice(world):
+    world.tasks[1]["run"]["steps"][1]["seq"] = 2
+
+
+def pend(world):
+    world.tasks[0]["pending"] = {"kind": "upload"}
+
+
+def wrong_state(world):
+    world.tasks[0]["state"] = "running"
+
+
+def keep_mark(world):
+    world.tasks[0]["work"] = "r|ann|inspect"
+
+
+def overwrite_title(world):
+    world.tasks[0]["title"] = "something else"
+
+
+def overwrite_config(world):
+    world.tasks[0]["asked"] = '{"gain": 1.0}'
+
+
+def overwrite_upload(world):
+    (world.volume / "tasks" / "1" / ".inputs" / "notes.txt").write_bytes(b"old")
+
+
+def lose_upload(world):
+    (world.volume / "tasks" / "1" / ".inputs" / "notes.txt").unlink()
+
+
+def wrong_answer(world):
+    world.ledger.append({"what": "violation", "op": "answer", "why": "500"})
+
+
+def too_late(world):
+    world.ledger.append({"what": "trouble", "op": "late", "task": 1})
+
+
+def take_end_back(world):
+    stick(world)
+
+
+def park(world):
+    world.letters.append({"run_id": "a", "task_id": 1})
+    world.queues[1]["messages_ready"] = 1
+
+
+def park_unread(world):
+    world.queues[1]["messages_ready"] = 1
+
+
+def orphan_folder(world):
+    (world.volume / "tasks" / "77").mkdir()
+
+
+def lose_folder(world):
+    shutil.rmtree(world.volume / "tasks" / "1")
+
+
+def stray_folder(world):
+    (world.volume / "tasks" / "1" / ".results" / "inspect").mkdir()
+
+
+def lose_manifest(world):
+    (results(world) / ".manifest.json").unlink()
+
+
+def cut_file(world):
+    (results(world) / "mask.fits").write_bytes(b"ma")
+
+
+def add_file(world):
+    (results(world) / "extra.fits").write_bytes(b"of another attempt")
+
+
+def drop_file(world):
+    rewrite(world, files=[{"name": "inspect.log", "size": 4}])
+    (results(world) / "mask.fits").unlink()
+
+
+def mix_attempts(world):
+    (results(world, 2) / "mask.fits").write_bytes(b"MASK")
+
+
+def commit_of_nobody(world):
+    rewrite(world, run_id="nobody")
+
+
+def commit_elsewhere(world):
+    rewrite(world, run_id="b", step_id="b-1")
+
+
+def commit_of_other_step(world):
+    rewrite(world, step="cleanup")
+
+
+def commit_cancelled(world):
+    folder = "0000000003-04-photometry"
+    files = {"photometry__log": b"1", "objects__vot": b"1", "photometry__json": b"{}"}
+    commit(world.volume, 2, folder, "b", {}, **files)
+
+
+def later_attempt(world):
+    rewrite(world, attempt=2)
+
+
+def lose_commit(world):
+    shutil.rmtree(results(world))
+
+
+def other_computed(world):
+    world.tasks[0]["computed"]["inspect"] = '{"gain":3.0}'
+
+
+def leave_temporary(world):
+    (world.volume / "tasks" / "1" / ".view.1f").write_bytes(b"")
+
+
+def leave_scratch(world):
+    (world.volume / "tasks" / "1" / ".work" / "a" / "inspect-1").mkdir(parents=True)
+
+
+def close_done(world):
+    (world.volume / "tasks" / "1" / ".work").mkdir()
+    (world.volume / "tasks" / "1" / ".work" / "a").write_bytes(b"")
+
+
+def orphan_process(world):
+    world.processes.append(Process(20, 1, "source-extractor"))
+
+
+def process_at_work(world):
+    world.processes.append(Process(13, 10, "stdweb inspect: inspect of task 1"))
+
+
+def frozen_process(world):
+    world.processes.append(Process(13, 10, "stdweb inspect: idle", "stopped"))
+
+
+def unknown_queue(world):
+    world.queues.append(queue("mine"))
+
+
+def orphan_queue(world):
+    world.queues.append(queue("amq_2", consumers=0))
+
+
+def leave_message(world):
+    world.queues[0]["messages_unacknowledged"] = 1
+
+
+def lose_consumer(world):
+    world.queues[0]["consumers"] = 1
+
+
+def leave_trash(world):
+    (world.volume / "tasks" / ".trash" / "old").mkdir()
+    world.at = os.lstat(world.volume / "tasks" / ".trash" / "old").st_ctime + 400
+
+
+PLANTED: dict[str, list[Callable[[Evidence], None]]] = {
+    "lost task": [lose_task],
+    "deleted task is back": [revive_task],
+    "task made twice": [double_task, same_key],
+    "one task for two requests": [answer_twice],
+    "not in the listing": [unlist],
+    "lost run": [lose_run],
+    "wrong steps": [other_steps],
+    "run twice": [run_twice],
+    "run of two tasks": [one_run_two_tasks],
+    "one run for two requests": [answer_run_twice],
+    "stuck run": [stick],
+    "cancel without effect": [resume_cancelled],
+    "cancelled by nobody": [cancel_by_nobody],
+    "steps do not fit the run": [skip_a_step],
+    "failed without a reason": [fail_without_reason],
+    "failed by a fault": [fail_by_fault],
+    "numbers of steps": [number_twice],
+    "stuck change of the image": [pend],
+    "state": [wrong_state],
+    "mark of work": [keep_mark],
+    "title overwritten": [overwrite_title],
+    "config overwritten": [overwrite_config],
+    "upload lost": [overwrite_upload, lose_upload],
+    "wrong answer": [wrong_answer],
+    "too late": [too_late],
+    "end taken back": [take_end_back],
+    "dead letter unexplained": [park, park_unread],
+    "folder without a task": [orphan_folder],
+    "lost files": [lose_folder],
+    "stray folder": [stray_folder],
+    "commit without manifest": [lose_manifest],
+    "commit not whole": [cut_file, add_file, drop_file],
+    "results differ": [mix_attempts],
+    "effect without a step": [commit_of_nobody],
+    "effect on another task": [commit_elsewhere],
+    "commit of another step": [commit_of_other_step],
+    "effect against the store": [commit_cancelled],
+    "attempt from nowhere": [later_attempt],
+    "lost results": [lose_commit],
+    "computed keys": [other_computed],
+    "temporary file": [leave_temporary],
+    "scratch left": [leave_scratch],
+    "done run was closed": [close_done],
+    "orphan process": [orphan_process],
+    "process at work after the end": [process_at_work],
+    "process left frozen": [frozen_process],
+    "unknown queue": [unknown_queue],
+    "orphan queue": [orphan_queue],
+    "message left": [leave_message],
+    "consumers": [lose_consumer],
+    "not swept": [leave_trash],
+}
+
+
+@pytest.mark.parametrize(("rule", "plant"), [(rule, plant) for rule, plants in PLANTED.items() for plant in plants])
+def test_what_is_planted_is_found(world: Evidence, rule: str, plant: Callable[[Evidence], None]) -> None:
+    plant(world)
+    assert rule in {violation.rule for violation in check(world).violations}
+
+
+def test_every_rule_has_a_test() -> None:
+    sources = [Path(__file__).parent / name for name in ("checker.py", "files.py", "leftovers.py")]
+    text = "".join(source.read_text() for source in sources)
+    rules = set(re.findall(r'(?:Violation\(|yield \(?)\s*"([a-z\' ]+)",', text))
+    assert rules == set(PLANTED)
