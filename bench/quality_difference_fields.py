@@ -23,6 +23,7 @@ BRIGHT_MAG = 16.0
 GALAXIES_PER_PIXEL = 250 / 1024**2
 HOSTS_PER_PIXEL = 90 / 1024**2
 TRANSIENTS_PER_PIXEL = 230 / 1024**2
+ASTEROIDS_PER_PIXEL = 8 / 1024**2
 APART_PER_FWHM = 14.0
 SN_BINS = (5.0, 7.0, 10.0, 20.0, 40.0, 100.0)
 
@@ -76,7 +77,8 @@ class Scene:
     ----------
     truth
         Columns `kind` (star galaxy transient transient_g variable asteroid), `x y flux mag`, `sn` of aperture
-        photometry within one FWHM of the wider star, `change` of the flux.
+        photometry within one FWHM of the wider star, `change` of the flux, `extent` in pixels: the half-light radius of
+        galaxies, the length of trails.
     variance
         True variance of a pixel of image minus matched template, which smoothing does not change in sums.
     quiet
@@ -92,9 +94,7 @@ class Scene:
     quiet: np.ndarray = field(repr=False)
 
 
-TRUTH = np.dtype(
-    [("kind", "U12"), ("x", float), ("y", float), ("flux", float), ("mag", float), ("sn", float), ("change", float)]
-)
+TRUTH = np.dtype([("kind", "U12")] + [(name, float) for name in ("x", "y", "flux", "mag", "sn", "change", "extent")])
 
 
 def simulate(case: Case, size: int, seed: int) -> Scene:
@@ -179,7 +179,7 @@ def _galaxies(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     x, y = rng.uniform(0, size, (2, count))
     galaxies = _table("galaxy", x, y, 10 ** (-0.4 * (mag - ZERO_POINT)))
     radius = np.clip(10 ** (0.35 - 0.16 * (mag - 19)) * rng.lognormal(0, 0.3, count), 0.5, 10)
-    galaxies["sn"] = radius  # half-light radius, pixels: until it has a better name
+    galaxies["extent"] = radius
     points = []
     steps = np.linspace(0, 9, 300)
     enclosed = 1 - (1 + steps) * np.exp(-steps)
@@ -250,7 +250,7 @@ def _new(
         return near and (not taken or np.hypot(*(np.array(taken) - (x, y)).T).min() > apart_pix)
 
     for host in rng.permutation(bright)[: 3 * int(HOSTS_PER_PIXEL * size**2)]:
-        angle, r = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 2) * host["sn"]
+        angle, r = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 2) * host["extent"]
         x, y = host["x"] + r * np.cos(angle), host["y"] + r * np.sin(angle)
         if free(x, y) and kinds.count("transient_g") < int(HOSTS_PER_PIXEL * size**2):
             taken.append([x, y])
@@ -308,14 +308,16 @@ def aperture_share(shape: Shape, radius_pix: float) -> float:
 
 
 def _moving(size: int, avoided: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Give asteroids and the points of their trails, of 2 to 8 pixels."""
-    table = _table("asteroid", *rng.uniform(40, size - 40, (2, 6)), 10 ** rng.uniform(3.9, 4.7, 6))
+    """Give asteroids and the points of their trails, of up to 8 pixels."""
+    count = int(ASTEROIDS_PER_PIXEL * size**2)
+    table = _table("asteroid", *rng.uniform(40, size - 40, (2, count)), 10 ** rng.uniform(3.9, 4.7, count))
+    table["extent"] = rng.uniform(0.5, 8, count)
     table = table[~avoided[table["y"].astype(int), table["x"].astype(int)]]
     table["change"] = table["flux"]
     points = []
     for one in table:
-        length, angle = rng.uniform(2, 8), rng.uniform(0, 2 * np.pi)
-        along = np.linspace(-0.5, 0.5, 25) * length
+        angle = rng.uniform(0, 2 * np.pi)
+        along = np.linspace(-0.5, 0.5, 25) * one["extent"]
         points += [(one["x"] + d * np.cos(angle), one["y"] + d * np.sin(angle), one["flux"] / 25) for d in along]
     return table, np.array(points).reshape(-1, 3)
 

@@ -60,9 +60,14 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     to_candidate, _ = cKDTree(places).query(_places(real))
     found_new = cKDTree(places).query(_places(new))[0] < MATCH_PIX
     from_real, _ = cKDTree(_places(real)).query(places)
-    wrong = from_real > max(MATCH_PIX, SAME_PER_FWHM * found.fwhm_pix)
+    far = max(MATCH_PIX, SAME_PER_FWHM * found.fwhm_pix)
+    wrong = from_real > far
     at = np.rint(new["y"]).astype(int), np.rint(new["x"]).astype(int)
-    others = np.isin(real["kind"], ("asteroid", "variable")) & ((real["change"] > 0) | (real["kind"] == "asteroid"))
+    trails = real["kind"] == "asteroid"
+    brighter = (real["kind"] == "variable") & (real["change"] > 0)
+    # without the choice by shape
+    odd = find_candidates(found, image, mask, Search(fwhm, annulus, shapes=False), lambda *_: None).table
+    places_odd = np.column_stack([odd["x"], odd["y"]]).reshape(-1, 2)
     return {
         "off": _sd(found.significance[off]),
         "off_mean": float(found.significance[off].mean()),
@@ -79,13 +84,12 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
         "clean": (forced.flags == 0).tolist(),
         "ratio": np.nan_to_num(forced.flux / expected, nan=-9).round(5).tolist(),
         "pull": np.nan_to_num((forced.flux - expected) / forced.fluxerr, nan=99).round(4).tolist(),
-        "asteroids": _found(to_candidate, others & (real["kind"] == "asteroid")),
-        "variables": _found(to_candidate, others & (real["kind"] == "variable")),
+        "asteroids": (to_candidate[trails] < 2 * MATCH_PIX).tolist(),
+        "asteroids_odd": (cKDTree(places_odd).query(_places(real[trails]))[0] < 2 * MATCH_PIX).tolist(),
+        "asteroids_fwhm": (real["extent"][trails] / scene.case.image.shape.fwhm_pix).round(2).tolist(),
+        "false_odd": int((cKDTree(_places(real)).query(places_odd)[0] > far).sum()),
+        "variables": [int((to_candidate[brighter] < 2 * MATCH_PIX).sum()), int(brighter.sum())],
     }
-
-
-def _found(distance: np.ndarray, which: np.ndarray) -> list[int]:
-    return [int((distance[which] < 2 * MATCH_PIX).sum()), int(which.sum())]
 
 
 def _sd(values: np.ndarray) -> float | None:

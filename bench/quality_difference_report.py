@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from quality_difference_fields import SN_BINS
-from quality_difference_text import CASES_TEXT, CLOSING, INTRODUCTION
+from quality_difference_text import CASES_TEXT, CLOSING, INTRODUCTION, TRAILS_TEXT
 
 ENGINES = ("hotpants", "zogy", "sfft")
 KINDS = {"transient": "field", "transient_g": "galaxies"}
@@ -18,6 +18,7 @@ PIXELS_PER_DEG2 = 3600**2
 BIAS_FROM_SN = 10.0
 PULLS_TO_SN = 30.0
 FAR_PULL = 5.0
+TRAILS_FWHM = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ class Results:
     @property
     def false(self) -> float:
         """Give false candidates per 2048 x 2048 pixels."""
-        return sum(row["false"] for row in self.rows) * FIELD_PIXELS / max(sum(r["size"] ** 2 for r in self.rows), 1)
+        return self.false_per_field("false")
+
+    def false_per_field(self, name: str) -> float:
+        """Give a count of candidates per 2048 x 2048 pixels."""
+        return sum(row[name] for row in self.rows) * FIELD_PIXELS / max(sum(r["size"] ** 2 for r in self.rows), 1)
 
     def found(self, kind: str, low: float, high: float, by: str = "sn") -> tuple[int, int]:
         """Give how many of the transients of a bin were found, and how many there are."""
@@ -157,6 +162,8 @@ def write_report(results: Results, docs: Path) -> None:
         "Share that `find_candidates` found at its defaults within 3 pixels; how many were put in.\n",
         _completeness(results, engines),
         "![Completeness by signal to noise and by magnitude](img/quality-completeness.png)\n",
+        TRAILS_TEXT,
+        _trails(results, engines),
         "## Fluxes\n",
         _fluxes(results, engines),
         "![Pulls of forced photometry](img/quality-pulls.png)\n",
@@ -186,11 +193,27 @@ def _completeness(results: Results, engines: list[str]) -> str:
             cells = [results.of(engine).found(kind, low, high) for low, high in bins]
             rows.append([engine, name, *(f"{found / max(there, 1):.1%} of {there}" for found, there in cells)])
         own = results.of(engine)
-        row = [f"{sum(r[what][0] for r in own.rows)} of {sum(r[what][1] for r in own.rows)} {what}"
-               for what in ("asteroids", "variables")]  # fmt: skip
+        variables = (sum(row["variables"][number] for row in own.rows) for number in (0, 1))
         lost = own.column("lost_to_mask")[own.column("sn") >= BIAS_FROM_SN].mean()
-        rows.append([engine, "others", *row, f"lost to masks: {lost:.1%} of S/N ≥ 10", "", ""])
+        row = ["{} of {} variables".format(*variables), f"lost to masks: {lost:.1%} of S/N ≥ 10"]
+        rows.append([engine, "others", *row, "", "", ""])
     return _table(["engine", "where", *(f"S/N {low:g} to {high:g}" for low, high in bins)], rows)
+
+
+def _trails(results: Results, engines: list[str]) -> str:
+    rows = []
+    for engine in engines:
+        own = results.of(engine)
+        length = own.column("asteroids_fwhm")
+        for which, false, name in (
+            ("asteroids", own.false, "default"),
+            ("asteroids_odd", own.false_per_field("false_odd"), "`filter_prefilter` off"),
+        ):
+            found = own.column(which)
+            bins = [(length >= low) & (length < high) for low, high in pairwise(TRAILS_FWHM)]
+            rows.append([engine, name, *(f"{int(found[b].sum())} of {int(b.sum())}" for b in bins), f"{false:.1f}"])
+    head = [f"{low:g} to {high:g} FWHM" for low, high in pairwise(TRAILS_FWHM)]
+    return _table(["engine", "search", *head, "false / 2048²"], rows)
 
 
 def _fluxes(results: Results, engines: list[str]) -> str:

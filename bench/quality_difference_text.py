@@ -9,7 +9,7 @@ project's own Alard-Lupton solver; the HOTPANTS program was not run. Fewer than 
 
 How the fields are made (`bench/quality_difference_fields.py`): stars with counts of 9,000 per square degree to r = 20
 unless said otherwise, Moffat profiles with the exponent 3 that reach 300 pixels out, saturation from r = 13 on,
-galaxies with exponential discs, 10 variables and 6 trailed asteroids in 1024 x 1024 pixels, cosmic rays (masked as
+galaxies with exponential discs, 10 variables and 8 trailed asteroids in 1024 x 1024 pixels, cosmic rays (masked as
 far as the project's own search finds them), gradients of 5 % of the sky. The template lies on another grid (0.95
 arcsec, turned by 0.3 degrees) and is reprojected as in the step; it is 2 magnitudes deeper and sharper unless said
 otherwise. Photon noise and read noise in both. S/N is that of photometry in an aperture of one FWHM (Moffat's) of the
@@ -17,6 +17,10 @@ wider star, from the true noise of image and template at that place, galaxies, n
 included; as many transients are drawn for each of its bins. There is one in 61 x 61 pixels, more than nature has, at
 least 14 FWHM apart, and isolated ones have no source brighter than half the noise of the sky nearby (twice in the
 crowded field). What lies within a mask counts as not found.
+"""
+
+TRAILS_TEXT = """Asteroids found, by the length of their trails. A trail is not the shape of a star, by which candidates
+are chosen unless `filter_prefilter` is off; what that costs is in the last column.
 """
 
 CASES_TEXT = """`off` and `on` are the standard deviation of difference over noise: away from sources, and within 5
