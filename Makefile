@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
 
-.PHONY: help setup up down status demo test lint type format bench quality lock clean
+.PHONY: help setup up down status demo test lint type format bench quality chaos lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -50,6 +50,11 @@ bench: setup ## speed and memory beside a plain sequence of STDPipe calls
 quality: setup ## results against simulated truth; what difference images give is kept in docs/quality.md
 	@status=0; for file in quality quality_difference; do echo "== bench/$$file.py"; \
 	$(PYTHON_IN_VENV) "bench/$$file.py" || status=1; done; exit $$status
+
+chaos: ## faults against a whole stack, and a judge of what is left; FAULTS=15 SEED=1 KINDS=... (docs/reliability.md)
+	@bash scripts/setup.sh tests
+	@$(PYTHON_IN_VENV) -m tests.chaos --faults "$${FAULTS:-15}" --seed "$${SEED:-1}" $${KINDS:+--kinds "$$KINDS"} \
+	    $${TABLE:+--table "$$TABLE"} --state ".stdweb/chaos-$${SEED:-1}.json"
 
 lock: ## renew requirements.lock from pyproject.toml
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \

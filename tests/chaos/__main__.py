@@ -46,11 +46,12 @@ def main() -> int:
         state.add(result)
         sys.stdout.write(report.part(result) + "\n")
         sys.stdout.flush()
+    state.close()
     if options.work is None and not options.keep:
         shutil.rmtree(work, ignore_errors=True)
     sys.stdout.write(report.campaign(state.parts) + "\n")
     if options.table is not None:
-        report.renew(options.table, state.parts, str(options.seed))
+        report.renew(options.table, state.parts, options.seed)
     return 1 if any(part["violations"] for part in state.parts) else 0
 
 
@@ -59,14 +60,21 @@ class _State:
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         self._path = path
-        self._of = {"seed": str(options.seed), "part": options.part, "leases": options.leases, "kinds": options.kinds}
+        names = ("seed", "faults", "part", "leases", "kinds")
+        self._of = {name: getattr(options, name) for name in names}
         kept = json.loads(path.read_text()) if path.exists() else {"of": self._of, "parts": []}
         if kept["of"] != self._of:
             raise SystemExit(f"{path} is of another campaign: {kept['of']}. Name another file: --state")
         self.parts: list[dict[str, Any]] = kept["parts"]
 
+    def close(self) -> None:
+        """Put the file of a campaign that is over aside: the same command begins another one."""
+        self._path.replace(self._path.with_suffix(".last.json"))
+
     def add(self, result: Result) -> None:
+        """Keep the results of a part."""
         self.parts.append(asdict(result))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps({"of": self._of, "parts": self.parts}, indent=1))
         fresh.rename(self._path)
