@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import catalog_cli
+from . import admin_cli, catalog_cli
 from .admin import with_admin
 from .client import ApiError
 from .settings import STATE_FOLDER, StackError, StackSettings, StackState
@@ -35,6 +35,7 @@ app.add_typer(user_app, name="user")
 app.add_typer(token_app, name="token")
 app.add_typer(preset_app, name="preset")
 app.add_typer(catalog_cli.app, name="catalog")
+app.add_typer(admin_cli.app, name="admin")
 app.command()(submit)
 app.command()(status)
 app.command()(get)

@@ -6,6 +6,7 @@ from .claims import Claim, Claims
 from .sessions import Session, SessionStore
 from .store import Store, StoreAway
 from .tasks import Changed, Tasks
+from .upkeep import Shelved, Upkeep
 from .users import Duplicate, Users
 from .watch import Watch
 
@@ -18,9 +19,11 @@ __all__ = [
     "Duplicate",
     "Session",
     "SessionStore",
+    "Shelved",
     "Store",
     "StoreAway",
     "Tasks",
+    "Upkeep",
     "Users",
     "Watch",
 ]

@@ -101,7 +101,7 @@ def task_fields(task: Task) -> Doc:
         }
         if pending
         else None,
-        "work": _work(task),
+        "work": mark_of(task),
     }
 
 
@@ -123,7 +123,7 @@ def resting(state: str) -> str:
     return f"d|{state}"
 
 
-def _work(task: Task) -> str:
+def mark_of(task: Task) -> str:
     """Mark a task with what is to be done, or the state in which it rests, for one index to serve all questions."""
     step = task.run.current if task.run else None
     if task.run and step:
