@@ -145,6 +145,11 @@ class Campaign(RuleBasedStateMachine):
         self.letters.remove(data.draw(st.sampled_from(self.letters)))
 
     @precondition(lambda self: self.letters)
+    @rule(data=st.data())
+    def letter_is_doubled(self, data: st.DataObject) -> None:
+        self.letters.append(data.draw(st.sampled_from(self.letters)))
+
+    @precondition(lambda self: self.letters)
     @rule(data=st.data(), which=st.integers(0, 1))
     def letter_is_dead(self, data: st.DataObject, which: int) -> None:
         message = data.draw(st.sampled_from(self.letters))
@@ -319,7 +324,7 @@ def test_any_order_of_events_ends_every_run_once(embedded_store: EmbeddedStore, 
     run_state_machine_as_test(
         campaign,
         settings=settings(
-            max_examples=30,
+            max_examples=60,
             stateful_step_count=50,
             deadline=None,
             database=None,
