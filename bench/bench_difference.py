@@ -1,17 +1,22 @@
 """Time, memory and quality of a subtraction with its reprojection, against the plain STDPipe sequence, in the same run.
 
     python bench/bench_difference.py [--size 2048] [--case standard]
+    python bench/bench_difference.py --alone
 
 The plain sequence is SFFT with 9 x 9 pixels by STDPipe, in parts of 1000 pixels, each with the template and its mask
 put on the part by `reproject_adaptive` and both backgrounds subtracted. "reweighted" gives SFFT the noise of the
 template, too, with which it solves a second time. Ours is the reprojection of the frame and one of the engines. All run
 in a forked child each, after imports, with one thread; memory is the peak of the child above that of before.
+
+With `--alone` the template is on the image's grid already, and both backgrounds are off before the clock starts:
+STDPipe's SFFT on the whole frame at once, against our Alard-Lupton solver.
 """
 
 import argparse
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +26,7 @@ import reproject as reference
 import sep
 from bench_photometry import in_child
 from quality_difference_fields import CASES, Scene, simulate
-from quality_difference_measure import judge, load, save
+from quality_difference_measure import judge, load, run, save
 from quality_difference_report import Results
 from stdpipe import sfft as stdpipe_sfft
 from stdpipe import subtraction as stdpipe_subtraction
@@ -57,14 +62,21 @@ def plain(scene: Scene, out: Path, *, reweighted: bool) -> None:
                 plane[top:bottom, left:right] = found[name][inner]
             bad[top:bottom, left:right] = found["bad"][inner]
             scales.append(found["scale"])
-    frame["noise"][~(frame["noise"] > 0)] = np.median(frame["noise"])
-    frame["difference"][bad] = 0
+    keep(scene, frame | {"bad": bad, "scale": float(np.mean(scales))}, out)
+
+
+def keep(scene: Scene, found: dict[str, np.ndarray | float], out: Path) -> None:
+    """Keep what STDPipe made as a difference of ours."""
+    bad = found["bad"]
+    planes = {name: found[name].astype(np.float32) for name in ("difference", "convolved", "noise")}
+    planes["noise"][~(planes["noise"] > 0)] = np.median(planes["noise"])
+    planes["difference"][bad] = 0
     save(
         Difference(
-            **frame,
-            significance=frame["difference"] / frame["noise"],
+            **planes,
+            significance=planes["difference"] / planes["noise"],
             mask=bad,
-            scale=float(np.mean(scales)),
+            scale=found["scale"],
             scale_error=np.nan,
             scale_scatter=np.nan,
             fwhm_pix=scene.case.image.shape.fwhm_pix,
@@ -84,14 +96,23 @@ def plain_part(scene: Scene, part: tuple[slice, slice], *, reweighted: bool) -> 
     share, seen = reference.reproject_adaptive((template_bad.astype(float), template_wcs), here, image.shape)
     there_bad = (share > 0) | (seen < 0.5) | ~np.isfinite(there)
     there = np.where(np.isfinite(there), there, 0)
-    flat, other = (
-        plane - sep.Background(plane, mask=where).back() for plane, where in ((image, mask), (there, there_bad))
-    )
+    return sfft(scene, (without_sky(image, mask), mask), (without_sky(there, there_bad), there_bad), reweighted)
+
+
+def without_sky(plane: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Take off the background as STDPipe's users do."""
+    return np.asarray(plane - sep.Background(plane, mask=bad).back())
+
+
+def sfft(
+    scene: Scene, image: tuple[np.ndarray, np.ndarray], template: tuple[np.ndarray, np.ndarray], reweighted: bool
+) -> dict[str, np.ndarray | float]:
+    """Run STDPipe's SFFT on pixels and masks."""
     difference, convolved, noise, found = stdpipe_subtraction.run_sfft(
-        flat,
-        other,
-        mask=mask,
-        template_mask=there_bad,
+        image[0],
+        template[0],
+        mask=image[1],
+        template_mask=template[1],
         err=True,
         template_err=True if reweighted else None,
         image_gain=scene.pair.gain,
@@ -104,13 +125,31 @@ def plain_part(scene: Scene, part: tuple[slice, slice], *, reweighted: bool) -> 
         get_noise=True,
         get_kernel=True,
     )
+    rows, columns = image[0].shape
     return {
         "difference": difference,
         "convolved": convolved,
         "noise": noise,
-        "bad": mask | there_bad | found.dmask,
-        "scale": float(stdpipe_sfft.evaluate_flux_scale(found, image.shape[1] / 2, image.shape[0] / 2, image.shape)),
+        "bad": image[1] | template[1] | found.dmask,
+        "scale": float(stdpipe_sfft.evaluate_flux_scale(found, columns / 2, rows / 2, (rows, columns))),
     }
+
+
+def flat(scene: Scene) -> Scene:
+    """Give the scene with both backgrounds taken off, and nothing but finite pixels."""
+    pair = scene.pair
+    bad = pair.template_mask | ~np.isfinite(pair.template)
+    there = np.where(np.isfinite(pair.template), pair.template, 0).astype(float)
+    planes = without_sky(pair.image.astype(float), pair.mask), without_sky(there, bad)
+    image, template = (plane.astype(np.float32) for plane in planes)
+    return replace(scene, pair=replace(pair, image=image, template=template, template_mask=bad))
+
+
+def alone(scene: Scene, out: Path) -> None:
+    """Run STDPipe's SFFT alone, on the whole frame."""
+    warnings.simplefilter("ignore")
+    pair = scene.pair
+    keep(scene, sfft(scene, (pair.image, pair.mask), (pair.template, pair.template_mask), False), out)
 
 
 def ours(engine: str, scene: Scene, out: Path) -> None:
@@ -155,14 +194,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--case", default="standard", choices=[case.name for case in CASES])
     parser.add_argument("--no-reweighted", action="store_true", help="leave out the slower one of the plain sequences")
+    parser.add_argument("--alone", action="store_true", help="without reprojection, SFFT against our own solver")
     arguments = parser.parse_args()
     threadpool_limits(1)
     warm()
     scene = simulate(next(case for case in CASES if case.name == arguments.case), arguments.size, 1)
-    works: dict[str, Callable[[Path], None]] = {"plain": partial(plain, scene, reweighted=False)}
-    if not arguments.no_reweighted:
-        works["reweighted"] = partial(plain, scene, reweighted=True)
-    works |= {engine: partial(ours, engine, scene) for engine in ENGINES}
+    works: dict[str, Callable[[Path], None]]
+    if arguments.alone:
+        scene = flat(scene)
+        works = {"sfft 9x9": partial(alone, scene), "hotpants": partial(run, "hotpants", scene)}
+    else:
+        works = {"plain": partial(plain, scene, reweighted=False)}
+        if not arguments.no_reweighted:
+            works["reweighted"] = partial(plain, scene, reweighted=True)
+        works |= {engine: partial(ours, engine, scene) for engine in ENGINES}
     results = {}
     with tempfile.TemporaryDirectory(prefix="stdweb-bench-") as folder:
         for name, work in works.items():
@@ -172,14 +217,11 @@ def main() -> None:
             results[name] = measured | figures(scene, out)
     print(f"{arguments.case}, {arguments.size} x {arguments.size} pixels; hotpants is our own solver")
     print(f"{'':34s}" + "".join(f"{name:>12s}" for name in works))
-    for key in results["plain"]:
+    for key in next(iter(results.values())):
         print(f"{key:34s}" + "".join(f"{one[key]:12.3f}" for one in results.values()))
-    for base in works:
-        if base in ENGINES:
-            continue
-        ratios = (
-            f"{engine} {results[base]['s of processor'] / results[engine]['s of processor']:.1f}" for engine in ENGINES
-        )
+    times = {name: one["s of processor"] for name, one in results.items()}
+    for base in (name for name in works if name not in ENGINES):
+        ratios = (f"{name} {times[base] / times[name]:.1f}" for name in works if name in ENGINES)
         print(f"processor time of {base} over ours: {', '.join(ratios)}")
 
 

@@ -31,6 +31,8 @@ KEPT = ROOT / ".stdweb" / "quality" / "difference.jsonl"
 SIZE = 1024
 LARGE = 2048
 SHORT = ("standard", "shallow template")
+SHORT_DOUBT_SIGMA = 2.0
+"""Two fields have a tenth of the transients: what their number leaves open is no miss."""
 
 
 def measure_field(case: Case, size: int, seed: int, engines: list[str]) -> list[dict[str, Any]]:
@@ -68,7 +70,7 @@ def main() -> None:
     wanted = [(case, SIZE, seed) for seed in arguments.seeds for case in chosen]
     wanted += [(case, LARGE, 1) for case in chosen if case is CASES[0]]
     if arguments.short:
-        wanted = [(case, SIZE, 1) for case in CASES if case.name in SHORT]
+        wanted = [(case, SIZE, 1) for case in chosen if case.name in SHORT]
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     if arguments.fresh:
         keys = {(case.name, size, seed, engine) for case, size, seed in wanted for engine in arguments.engines}
@@ -85,7 +87,7 @@ def main() -> None:
     results = Results(rows)
     if not arguments.short:
         write_report(results, ROOT / "docs")
-    missed = [str(verdict) for verdict in verdicts(results) if not verdict.kept]
+    missed = [str(one) for one in verdicts(results, SHORT_DOUBT_SIGMA if arguments.short else 0.0) if not one.kept]
     print("\n".join(missed) or "all targets are met")
     sys.exit(bool(missed))
 

@@ -21,7 +21,7 @@ from .pieces import windows
 from .prepare import Frame
 from .stars import Box, Stars, psf, shortest_half, width
 
-_TILE_PIX: Final = 512
+_TILE_PIX: Final = 640
 _MARGIN_PIX: Final = 64
 _RADIUS_PER_FWHM: Final = 5.0
 _MIN_RADIUS_PIX: Final = 10
@@ -100,7 +100,8 @@ def subtract(
     shape = np.zeros(0)
     rows, columns = image.shape
     for tile in split(Box(0, rows, 0, columns), _TILE_PIX):
-        shape = _tile(image, template, tile, setup, made=made, either=either, bad=bad)
+        if not either[tile.slices].all():
+            shape = _tile(image, template, tile, setup, made=made, either=either, bad=bad)
     sources = _sources(image) | _sources(template)
     made["difference"] -= residual_level(made["difference"], sources, bad, options.bg_size_pix)
     if image.gain is not None:
@@ -194,8 +195,7 @@ def _tile(
     image: Frame, template: Frame, box: Box, setup: _Setup, *, made: dict[str, Pixels], either: Mask, bad: Mask
 ) -> Values:
     """Subtract one tile and give the shape of stars in its difference."""
-    side = max(box.bottom - box.top, box.right - box.left)
-    side += side % 2
+    side = _fast_side(max(box.bottom - box.top, box.right - box.left))
     square = Box(box.top, box.top + side, box.left, box.left + side)
 
     def cut(plane: NDArray[Any], fill: float) -> Values:
@@ -250,6 +250,14 @@ def _tile(
         doubt *= _FILL_ERROR
         bad[box.slices] |= ((share > _BAD_SHARE) | (doubt > _DOUBT_SIGMA * parts["noise"]))[inner]
     return np.asarray(shape)
+
+
+def _fast_side(least_pix: int) -> int:
+    """Give an even side that with its margins has small factors: a transform of primes takes twice as long."""
+    size = fft.next_fast_len(least_pix + 2 * _MARGIN_PIX)
+    while size % 2:
+        size = fft.next_fast_len(size + 1)
+    return int(size) - 2 * _MARGIN_PIX
 
 
 def _variance(kernels: tuple[Values, Values], noise: Values, template_noise: Values) -> Values:
