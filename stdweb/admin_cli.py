@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from . import admin_letters
 from .site import with_site
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from services.gateway.upkeep.findings import Finding
 
 app = typer.Typer(help="Care of an installation: see docs/administration.md.", no_args_is_help=True)
+app.add_typer(admin_letters.app, name="dead-letters")
+
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 NoQueues = Annotated[

@@ -1,13 +1,22 @@
 """What comes from the broker: reports of the services, signs of life, dead letters."""
 
 import asyncio
+import time
 from typing import Final
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from shared.broker import Broker, BrokerUnavailable, Consumer, Delivery
-from shared.broker.topology import DEAD_QUEUE, EVENTS_EXCHANGE, PROGRESS_PATTERN, REPORTS_QUEUE, parking_route
+from shared.broker.topology import (
+    DEAD_AT,
+    DEAD_QUEUE,
+    DEAD_REASON,
+    EVENTS_EXCHANGE,
+    PROGRESS_PATTERN,
+    REPORTS_QUEUE,
+    parking_route,
+)
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 
 from .domain.coordinator import Coordinator
@@ -94,10 +103,18 @@ class Listener:
         reason = f"The step {message.step} could not be worked on: its workers died or refused it repeatedly."
         try:
             await self._coordinator.dead(message, reason)
-            await self._broker.publish(parking_route(), message, message_id=message.step_id)
+            headers: dict[str, str | int] = {DEAD_REASON: _cause(delivery), DEAD_AT: int(time.time())}
+            await self._broker.publish(parking_route(), message, message_id=message.step_id, headers=headers)
         except (StoreAway, BrokerUnavailable):
             await asyncio.sleep(_AGAIN_S)
             await delivery.requeue()
             return
         log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
         await delivery.ack()
+
+
+def _cause(delivery: Delivery) -> str:
+    """Read from the broker's own header why it gave a message up."""
+    deaths = delivery.headers.get("x-death")
+    last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+    return str(last.get("reason", "rejected"))

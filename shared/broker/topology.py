@@ -4,7 +4,7 @@
 
     stdweb.steps    direct  step name ─▶ step.<name>.v1       one quorum queue a step
     stdweb.dead     fanout            ─▶ dead.v1              what the gateway makes failures of
-                                         parking.v1           where it keeps them, by the default exchange
+                                         parking.v2           where it keeps them, by the default exchange
     stdweb.events   topic   started, done, failed ─▶ gateway.reports.v1
                             progress.<task> ─▶ a lossy queue of each gateway
     stdweb.control  fanout            ─▶ a lossy queue of each worker
@@ -31,12 +31,17 @@ CONTROL_EXCHANGE: Final = "stdweb.control"
 
 REPORTS_QUEUE: Final = "gateway.reports.v1"
 DEAD_QUEUE: Final = "dead.v1"
-PARKING_QUEUE: Final = "parking.v1"
+PARKING_QUEUE: Final = "parking.v2"
 PROGRESS_PATTERN: Final = "progress.*"
 
 CHILD_DEATHS: Final = "x-child-deaths"
 """Header of our own: how many processes have died of this message."""
 
+DEAD_REASON: Final = "x-dead-reason"
+DEAD_AT: Final = "x-dead-at"
+"""Headers of our own of a parked message: why and when it died, seconds since the epoch."""
+
+LOOKS_LIMIT: Final = 1_000_000  # looking at a parked message is a delivery; brokers from 4.0 on would drop it after 20
 DELIVERY_LIMIT: Final = 20  # restarts of workers are no failures: this only stops what nothing else stops
 CONSUMER_TIMEOUT_MARGIN_S: Final = 1800  # beyond the step's limit, for reporting while the broker comes and goes
 LOSSY_LENGTH: Final = 10_000  # messages; a gateway that slow shows gaps instead of filling the broker
@@ -161,7 +166,7 @@ def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.value
     queues = [
         Queue(REPORTS_QUEUE, tuple(Route(EVENTS_EXCHANGE, key) for key in ("started", "done", "failed"))),
         Queue(DEAD_QUEUE, (Route(DEAD_EXCHANGE, ""),)),
-        Queue(PARKING_QUEUE),
+        Queue(PARKING_QUEUE, arguments={"x-delivery-limit": LOOKS_LIMIT}),
     ]
     queues += [_step_queue(step) for step in steps]
     queues += [_rpc_queue(rpc) for rpc in RPCS.values()]

@@ -209,7 +209,7 @@ async def test_a_dead_letter_ends_its_run_and_is_kept(site: Gateway, ann: Client
     assert "could not be worked on" in ended["error"]
 
     async def parked() -> bool:
-        return (await site.broker.depth("parking.v1")).messages == 1
+        return (await site.broker.depth("parking.v2")).messages == 1
 
     await until(parked)
 
