@@ -1,6 +1,7 @@
 """The coordinator: the only writer of runs. Every transition is a compare-and-set on the task's revision."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -125,38 +126,55 @@ class Coordinator:
             return None
         if run.request != request.digest:
             raise Conflict("This Idempotency-Key was used for another request; use a new one.")
-        return replace(task, run=run)
+        return await self._promised(task, run, request) if run.active else replace(task, run=run)
+
+    async def _promised(self, task: Task, run: Run, request: runs.Request) -> Task:
+        """Give a run to a second request: from here on the gateway that has begun it does not undo it any more."""
+        if run.status == "cancelling":
+            raise Conflict("The same request is just being undone, or cancelled; ask again in a moment.")
+        with contextlib.suppress(Changed):
+            return await self.revisions.swap(task, task)
+        seen = await self.tasks.get(task.id)
+        if seen is None:
+            raise Missing(f"There is no task {task.id}.")
+        return await self.process(seen, request)
 
     async def _announce(self, before: Task, started: Task) -> Task:
         """Tell the broker of a start, or undo it."""
         try:
             await self.publish(started)
         except BrokerUnavailable as error:
-            taken = await self._roll_back(before, started)
-            if taken is not None and taken.run is not None and taken.run.status == "done":
-                return taken
-            raise Unavailable(_BROKER_AWAY) from error
+            kept = await self._roll_back(before, started)
+            if kept is None:
+                raise Unavailable(_BROKER_AWAY) from error
+            return kept
         return started
 
     async def _roll_back(self, before: Task, started: Task) -> Task | None:
-        """Undo a start; gives the task instead if a worker was faster.
+        """Undo a start; gives the task instead if a worker, or the same request at another gateway, was faster.
 
         The broker may have been told after all: no worker may begin, or commit, any more.
         """
         run, step = started.run, started.run.current if started.run else None
-        if run is None or step is None:
+        closing = runs.begin_cancel(started, run.id) if run else None
+        if run is None or step is None or closing is None:
             return None
+        try:
+            await self.revisions.swap(started, closing)
+        except Changed:
+            # somebody knows of it, and may have been promised its end: it goes on as soon as the broker is back
+            return await self.tasks.get(started.id)
         manifest = await self.fences.close(started.id, run.id, step)
 
         def undo(task: Task) -> Task | None:
             if manifest is not None:  # its commit counts
-                return runs.end_closed(task, step, manifest, now())
+                return runs.settle_cancel(task, step, manifest, now())[0] if task.running else None
             # the numbers stay used
             return replace(before, rev=task.rev, seq=task.seq) if task.running else None
 
         new = await self.revisions.change(before.id, run.id, undo)
         if manifest is not None:
-            return new
+            return new if new is not None and new.run is not None and new.run.status == "done" else None
         if run.callback is not None:
             await self.callbacks.forget(run.id)
         return None
@@ -290,7 +308,8 @@ class Coordinator:
             after = run.steps[place].name if place < len(run.steps) else None
             try:
                 async with self.shares.admission(run.user, after) as admit:
-                    new = runs.succeed(task, step_id, result.computed, now(), admit, seconds=result.seconds)
+                    seconds, repeats = result.seconds, result.repeats
+                    new = runs.succeed(task, step_id, result.computed, now(), admit, seconds=seconds, repeats=repeats)
                     if new is None:
                         return
                     new = await self.revisions.swap(task, new)
@@ -309,8 +328,10 @@ class Coordinator:
         self, task_id: int, run_id: str, step_id: str, result: StepFailed | Manifest, *, committed: bool
     ) -> None:
         def end(task: Task) -> Task | None:
-            attempt, error, seconds = result.attempt, result.error, result.seconds
-            return runs.fail(task, step_id, attempt, error, now(), committed=committed, seconds=seconds)
+            attempt, error, seconds, repeats = result.attempt, result.error, result.seconds, result.repeats
+            return runs.fail(
+                task, step_id, attempt, error, now(), committed=committed, seconds=seconds, repeats=repeats
+            )
 
         await self._end(task_id, run_id, step_id, end)
 

@@ -1,0 +1,91 @@
+"""A run that was promised to the same request at another gateway is not undone by the one that has begun it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from services.gateway.domain.errors import Conflict, Unavailable
+from services.gateway.domain.runs import Request, begin_cancel
+from services.gateway.model import Task, now
+from shared.broker import BrokerUnavailable
+from shared.contracts import states
+from tests.support.coordinator import Member, Post
+
+ASKED = Request("ann", ["inspect"], key="k")
+
+
+@dataclass
+class Silent(Post):
+    """A broker that confirms nothing, while something else happens."""
+
+    meanwhile: Callable[[], Awaitable[object]] = field(default=lambda: asyncio.sleep(0))
+
+    async def publish(self, _route: object, _message: object, **_: object) -> None:
+        await self.meanwhile()
+        raise BrokerUnavailable
+
+
+@asynccontextmanager
+async def two(mongo_url: str, folder: Path) -> AsyncIterator[tuple[Member, Member, Task]]:
+    letters: list = []
+    members = [Member(mongo_url, folder, letters, 2) for _ in range(2)]
+    await members[0].store.prepare()
+    at = now()
+    task = Task(1, "x.fits", "", "ann", (), created=at, modified=at, state=states.UPLOADED)
+    await members[0].tasks.insert(task)
+    members[0].root.task(1).create()
+    try:
+        yield members[0], members[1], task
+    finally:
+        for member in members:
+            member.store.close()
+
+
+async def test_a_run_that_was_promised_meanwhile_goes_on(mongo_url: str, tmp_path: Path) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+        promised: list[Task] = []
+
+        async def ask_again() -> None:
+            seen = await second.tasks.get(1)
+            promised.append(await second.coordinator.process(seen, ASKED))
+
+        first.coordinator.broker = Silent([], meanwhile=ask_again)
+        answered = await first.coordinator.process(task, ASKED)
+        kept = await second.tasks.get(1)
+        assert {answered.run.id, promised[0].run.id} == {kept.run.id}
+        assert (kept.state, kept.run.status) == (states.RUNNING, "running")
+        assert not first.root.task(1).closed(kept.run.id)
+        # what the broker has not confirmed is published when it is back
+        first.coordinator.broker = first.post
+        await first.reconciler.once()
+        assert [letter.run_id for letter in first.post.letters] == [kept.run.id]
+
+
+async def test_a_run_that_nobody_knows_of_is_undone_and_begins_anew(mongo_url: str, tmp_path: Path) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+        begun: list[str] = []
+
+        async def look() -> None:
+            begun.append((await second.tasks.get(1)).run.id)
+
+        first.coordinator.broker = Silent([], meanwhile=look)
+        with pytest.raises(Unavailable):
+            await first.coordinator.process(task, ASKED)
+        undone = await second.tasks.get(1)
+        assert (undone.state, undone.run) == (states.UPLOADED, None)
+        assert first.root.task(1).closed(begun[0])
+        again = await second.coordinator.process(undone, ASKED)
+        assert again.run.id != begun[0]
+        assert [letter.run_id for letter in second.post.letters] == [again.run.id]
+
+
+async def test_while_it_is_being_undone_the_same_request_is_told_to_wait(mongo_url: str, tmp_path: Path) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+        started = await first.coordinator.process(task, ASKED)
+        await first.coordinator.revisions.change(1, started.run.id, lambda seen: begin_cancel(seen, started.run.id))
+        with pytest.raises(Conflict, match="again in a moment"):
+            await second.coordinator.process(await second.tasks.get(1), ASKED)
