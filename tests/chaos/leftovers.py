@@ -9,7 +9,7 @@ Found = tuple[str, str, int | None]
 _DURABLE = {
     "gateway.reports.v1",
     "dead.v1",
-    "parking.v1",
+    "parking.v2",
     *(f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry", "simple_transients", "subtraction", "stack")),
 }
 _SERVED = {f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry")}
@@ -52,11 +52,11 @@ def _queues(evidence: Evidence) -> Iterator[Found]:
             yield "orphan queue", f"{name} has no consumer", None
         if name.startswith("reply.") and not queue["consumers"] and evidence.at - gateway_fault > _REPLIES_S:
             yield "orphan queue", f"{name} has no consumer", None
-        if waiting and name != "parking.v1" and not name.startswith(("amq", "reply.")):
+        if waiting and name != "parking.v2" and not name.startswith(("amq", "reply.")):
             yield "message left", f"{waiting} in {name}", None
         if name in _SERVED and queue["consumers"] != 2:
             yield "consumers", f"{name} has {queue['consumers']} instead of 2", None
-    parked = next((queue for queue in evidence.queues if queue["name"] == "parking.v1"), None)
+    parked = next((queue for queue in evidence.queues if queue["name"] == "parking.v2"), None)
     if parked is not None and parked["messages_ready"] != len(evidence.letters):
         yield "dead letter unexplained", f"{parked['messages_ready']} parked, {len(evidence.letters)} read", None
 

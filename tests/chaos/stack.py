@@ -13,6 +13,7 @@ from typing import Final
 
 import aio_pika
 
+from shared.broker.topology import PARKING_QUEUE
 from stdweb.stack import processes
 from stdweb.stack.rabbit import VHOST, RabbitNode
 from stdweb.stack.store import EmbeddedStore
@@ -213,7 +214,7 @@ class Stack:
         url = f"amqp://stdweb:{self.mark}@127.0.0.1:{self.ports['broker']}/{VHOST}"
         connection = await aio_pika.connect(url)
         async with connection, connection.channel() as channel:
-            queue = await channel.get_queue("parking.v1", ensure=False)
+            queue = await channel.get_queue("parking.v2", ensure=False)
             found = []
             while (message := await queue.get(fail=False)) is not None:
                 found.append(json.loads(message.body))

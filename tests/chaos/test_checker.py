@@ -85,7 +85,7 @@ def sane(volume: Path) -> Evidence:
         ],
         runs=[],
         volume=volume,
-        queues=[queue("step.inspect.v1", consumers=2), queue("parking.v1", consumers=0), queue("amq_1")],
+        queues=[queue("step.inspect.v1", consumers=2), queue("parking.v2", consumers=0), queue("amq_1")],
         processes=[Process(10, 1, "services.inspect"), Process(11, 10, "stdweb inspect: idle"), Process(12, 1, "epmd")],
         supervised={"inspect-1": 10},
         others={"shelves": [{"ids": [1, 2, 3]}]},
