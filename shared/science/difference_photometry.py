@@ -39,6 +39,8 @@ _MIN_SHAPE_RADIUS_PIX: Final = 10
 _MAX_SHAPE_RADIUS_PIX: Final = 30
 _BG_SIZE_PIX: Final = 128
 _EMPTY_PLACES: Final = 10_000
+_PIXELS_PER_PLACE: Final = 25
+"""More places in a small frame tell nothing new."""
 _FEWEST_PLACES: Final = 100
 _SOURCE_SIGMA: Final = 2.0
 _FACTORS: Final = (0.7, 20.0)
@@ -238,7 +240,8 @@ def _noise_factor(difference: Difference, how: Apertures) -> float:
     """Compare the scatter over empty places with what is quoted."""
     rows, columns = difference.mask.shape
     rng = np.random.default_rng(0)
-    x, y = rng.uniform(0, columns - 1, _EMPTY_PLACES), rng.uniform(0, rows - 1, _EMPTY_PLACES)
+    count = max(min(_EMPTY_PLACES, rows * columns // _PIXELS_PER_PLACE), _FEWEST_PLACES)
+    x, y = rng.uniform(0, columns - 1, count), rng.uniform(0, rows - 1, count)
     empty = difference.convolved[np.rint(y).astype(int), np.rint(x).astype(int)]
     empty = empty < _SOURCE_SIGMA * difference.noise[np.rint(y).astype(int), np.rint(x).astype(int)]
     for chosen in (empty, np.ones_like(empty)):

@@ -222,11 +222,11 @@ def _places(score: Pixels, mask: Bools, sn: float, fwhm_pix: float) -> tuple[NDA
     y, x = np.nonzero((score >= sn) & ~mask)
     half = max(round(0.5 * fwhm_pix), 1)
     padded = np.pad(score, half, constant_values=-np.inf)
-    highest = np.ones(x.size, bool)
-    for row in range(2 * half + 1):
-        for column in range(2 * half + 1):
-            highest &= score[y, x] >= padded[y + row, x + column]
-    x, y = x[highest], y[highest]
+    offsets = [(row, column) for row in range(2 * half + 1) for column in range(2 * half + 1)]
+    # the nearest first: most pixels fall at once
+    for row, column in sorted(offsets, key=lambda one: abs(one[0] - half) + abs(one[1] - half)):
+        highest = score[y, x] >= padded[y + row, x + column]
+        x, y = x[highest], y[highest]
     order = np.argsort(-score[y, x], kind="stable")
     return x[order], y[order]
 
