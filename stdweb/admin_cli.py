@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import admin_letters
+from .admin_backup import backup, restore
 from .admin_expire import expire
 from .site import with_site
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Care of an installation: see docs/administration.md.", no_args_is_help=True)
 app.add_typer(admin_letters.app, name="dead-letters")
 app.command()(expire)
+app.command()(backup)
+app.command()(restore)
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
