@@ -38,6 +38,9 @@ class RunStep:
     ----------
     seq
         Number of its commit in the task.
+    repeats
+        How often that attempt was begun anew, because its process had died or an archive did not answer. Known at its
+        end.
     waited
         Whether it was held back by fair share; releasing it took one of its two writes.
     """
@@ -47,6 +50,7 @@ class RunStep:
     seq: int
     status: StepStatus = StepStatus.SCHEDULED
     attempt: int = 1
+    repeats: int = 0
     waited: bool = False
     started: datetime | None = None
     ended: datetime | None = None

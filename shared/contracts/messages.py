@@ -8,6 +8,8 @@ MAX_COMPUTED_BYTES: Final = 384 * 1024
 """Of the values that a step computes for the task's config, as JSON; with the config of at most 256 KiB, and what all
 other steps computed, a message stays far below what a broker takes."""
 
+REPEATS: Final = "How often it was begun anew, because its process had died or an archive did not answer"
+
 
 class Message(BaseModel):
     """What all messages share."""
@@ -65,6 +67,7 @@ class StepDone(Report):
     files: tuple[FileInfo, ...]
     seconds: float
     peak_memory_bytes: int = 0
+    repeats: int = Field(0, ge=0, description=REPEATS)
 
 
 class StepFailed(Report):
@@ -76,6 +79,7 @@ class StepFailed(Report):
     files: tuple[FileInfo, ...] = ()
     seconds: float = 0
     peak_memory_bytes: int = 0
+    repeats: int = Field(0, ge=0, description=REPEATS)
 
 
 class StepProgress(Report):

@@ -32,6 +32,7 @@ class Manifest(BaseModel):
     files: tuple[FileInfo, ...] = ()
     seconds: float = 0
     peak_memory_bytes: int = 0
+    repeats: int = 0
 
 
 @dataclass(frozen=True, order=True)

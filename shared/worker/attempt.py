@@ -90,6 +90,7 @@ class WorkedAttempt:
         self._stop: Stop | None = None
         self._starting: asyncio.TimerHandle | None = None
         self._logged = 0
+        self._repeats = 0
         self._started: asyncio.Task[None] | None = None
 
     async def stop(self, why: Stop) -> None:
@@ -113,6 +114,7 @@ class WorkedAttempt:
         Ended
             What to report, or why to try again; None when nothing of it counts.
         """
+        self._repeats = deaths + tries
         beating = asyncio.create_task(self._beat())
         try:
             try:
@@ -286,6 +288,7 @@ class WorkedAttempt:
             files=files,
             seconds=outcome.seconds,
             peak_memory_bytes=outcome.peak_memory_bytes,
+            repeats=self._repeats,
         )
         self._attempt.commit(Commit(message.seq, step.rank, step.name), manifest)
         return manifest

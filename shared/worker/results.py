@@ -60,6 +60,7 @@ def report_of(manifest: Manifest, message: StepMessage, worker: str) -> StepDone
         "files": manifest.files,
         "seconds": manifest.seconds,
         "peak_memory_bytes": manifest.peak_memory_bytes,
+        "repeats": manifest.repeats,
     }
     if manifest.outcome == "done":
         return StepDone(**common, computed=manifest.computed)

@@ -39,6 +39,7 @@ GOLDEN: list[tuple[type[Message], dict]] = [
             "files": [{"name": "mask.fits", "size": 10}],
             "seconds": 1.25,
             "peak_memory_bytes": 1000,
+            "repeats": 1,
         },
     ),
     (
@@ -51,6 +52,7 @@ GOLDEN: list[tuple[type[Message], dict]] = [
             "files": [],
             "seconds": 0.5,
             "peak_memory_bytes": 0,
+            "repeats": 0,
         },
     ),
     (StepProgress, {**REPORT, "kind": "progress", "fraction": 0.5, "phase": "p", "log": ["line"], "logged": 3}),
@@ -75,7 +77,7 @@ def test_a_task_survives_its_document() -> None:
     task = Task(7, "a", "t", user="ann", groups=("g",), created=AT, modified=AT, state="uploaded", asked={"x": 2**70})
     request = runs.Request("ann", ["inspect", "photometry"], key="digest")
     task = runs.start(task, request, run_id="0" * 48, asked=task.asked, at=AT, admit=lambda _: True)
-    task = runs.succeed(task, task.run.steps[0].id, {"gain": 1.5, "t": "\ud800"}, AT, lambda _: False)
+    task = runs.succeed(task, task.run.steps[0].id, {"gain": 1.5, "t": "\ud800"}, AT, lambda _: False, repeats=2)
     fields = task_fields(task)
     assert fields["work"] == "w|ann|photometry"
     document = {"_id": 7, "title": "t", "user": "ann", "groups": ["g"], "created": AT, **fields}

@@ -8,7 +8,6 @@ import aiohttp
 import pytest
 from pymongo import MongoClient, monitoring
 
-from services.gateway.model import now
 from services.gateway.storage import Store, Tasks
 from shared.contracts.results import (
     SUB_TARGETS_FILE,
@@ -27,6 +26,7 @@ async def _process(client: Client, task: int, key: str | None, steps: list[str])
 
 async def test_the_history_tells_who_when_and_what_came_of_it(site: Gateway, ann: Client) -> None:
     site.worker.fail = {"photometry": "no stars"}
+    site.worker.repeats = {"inspect": 1, "photometry": 2}
     task = await ann.new_task(config='{"sn": 4}')
     assert await ann.ok("GET", f"/tasks/{task}/runs/") == []
     await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
@@ -38,8 +38,8 @@ async def test_the_history_tells_who_when_and_what_came_of_it(site: Gateway, ann
     assert (last["state"], last["error"], last["user"], last["config"]) == ("failed", "no stars", "ann", {"sn": 5})
     assert (first["state"], first["error"], first["config"]) == ("done", None, {"sn": 4})
     assert [(step["name"], step["state"], step["attempts"]) for step in last["steps"]] == [
-        ("inspect", "done", 1),
-        ("photometry", "failed", 1),
+        ("inspect", "done", 2),
+        ("photometry", "failed", 3),
     ]
     assert first["version"]
     step = first["steps"][0]
@@ -140,8 +140,8 @@ async def _create(client: Client, key: str, name: str, content: bytes = b"SIMPLE
 async def test_an_upload_that_is_sent_again_makes_one_task(site: Gateway, ann: Client) -> None:
     answers = await asyncio.gather(*(_create(ann, "key-1", "a.fits") for _ in range(5)))
     made = [answer for status, answer in answers if status == 201]
-    assert made
-    assert {status for status, _ in answers} <= {201, 409}  # who comes while it is being made is told so
+    assert [status for status, _ in answers] == [201] * 5
+    assert {answer["id"] for answer in made} == {made[0]["id"]}
     assert await _create(ann, "key-1", "a.fits") == (201, made[0])
     assert len(await ann.ok("GET", "/tasks/")) == 1
     assert (await _create(ann, "key-1", "b.fits"))[0] == 409
@@ -160,17 +160,23 @@ async def test_an_upload_that_is_sent_again_makes_one_task(site: Gateway, ann: C
 
 async def test_a_death_between_task_and_note_leaves_one_task(site: Gateway, ann: Client) -> None:
     _, made = await _create(ann, "key", "a.fits")
-    claims = site.store.collection("claims")
-    assert (await claims.update_many({}, {"$set": {"task_id": None}})).matched_count == 1
+    claims, tasks = site.store.collection("claims"), site.store.collection("tasks")
+    assert (await claims.update_many({}, {"$set": {"made": False}})).matched_count == 1
     assert await _create(ann, "key", "a.fits") == (201, made)
-    # a gateway that died before there was a task blocks the key for a while only
-    await claims.update_many({}, {"$set": {"task_id": None}})
+    # died with the folder in its place, and before the store knew of the task
+    await claims.update_many({}, {"$set": {"made": False}})
+    await tasks.delete_many({})
+    status, again = await _create(ann, "key", "a.fits")
+    assert (status, again["id"]) == (201, made["id"])
+    # died while it wrote the files
+    await claims.update_many({}, {"$set": {"made": False}})
+    await tasks.delete_many({})
+    (site.data_dir / "tasks" / str(made["id"])).rename(site.data_dir / "tasks" / ".trash" / "half")
+    assert (await _create(ann, "key", "a.fits"))[1]["id"] == made["id"]
+    assert [task["id"] for task in await ann.ok("GET", "/tasks/")] == [made["id"]]
+    assert [file["name"] for file in await ann.ok("GET", f"/tasks/{made['id']}/files/")] == ["image.fits"]
     await ann.ok("DELETE", f"/tasks/{made['id']}/")
     assert (await _create(ann, "key", "a.fits"))[0] == 409
-    await claims.update_many({}, {"$set": {"at": now() - timedelta(hours=1)}})
-    status, again = await _create(ann, "key", "a.fits")
-    assert (status, again["id"] > made["id"]) == (201, True)
-    assert await _create(ann, "key", "a.fits") == (201, again)
 
 
 async def test_keys_belong_to_users_and_have_a_form(site: Gateway, ann: Client) -> None:

@@ -91,8 +91,9 @@ async def test_questions_to_archives_are_metrics_of_the_worker(rabbit: TestBroke
 async def test_a_passing_failure_is_tried_again(bench: Bench) -> None:
     bench.start()
     message = await bench.ask({"do": "passing", "gate": str(bench.gate()), "failures": 2})
-    assert isinstance(await bench.end_of(message), StepDone)
-    assert bench.gate().read_text() == "3"
+    done = await bench.end_of(message)
+    assert isinstance(done, StepDone)
+    assert (done.repeats, bench.gate().read_text()) == (2, "3")
 
 
 async def test_a_failure_that_does_not_pass_fails_after_three_tries(bench: Bench) -> None:
@@ -100,7 +101,7 @@ async def test_a_failure_that_does_not_pass_fails_after_three_tries(bench: Bench
     message = await bench.ask({"do": "passing", "gate": str(bench.gate()), "failures": 99})
     failed = await bench.end_of(message)
     assert isinstance(failed, StepFailed)
-    assert (failed.code, bench.gate().read_text()) == ("archive_away", "3")
+    assert (failed.code, failed.repeats, bench.gate().read_text()) == ("archive_away", 2, "3")
 
 
 async def test_a_full_disk_is_a_passing_failure(bench: Bench) -> None:
@@ -118,14 +119,16 @@ async def test_a_killed_child_is_tried_again(bench: Bench) -> None:
     os.kill(first, signal.SIGKILL)
     await until(lambda: len(bench.pids()) == 2)
     bench.gate().touch()
-    assert isinstance(await bench.end_of(message), StepDone)
+    done = await bench.end_of(message)
+    assert isinstance(done, StepDone)
+    assert done.repeats == 1
 
 
 async def test_three_deaths_fail_the_step(bench: Bench) -> None:
     bench.start()
     failed = await bench.end_of(await bench.ask({"do": "die"}))
     assert isinstance(failed, StepFailed)
-    assert failed.code == "crashed"
+    assert (failed.code, failed.repeats) == ("crashed", 2)
     assert "3 times" in failed.error
 
 

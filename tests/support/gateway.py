@@ -63,6 +63,7 @@ class FakeWorker:
     hold: set[str] = field(default_factory=set)
     fail: dict[str, str] = field(default_factory=dict)
     computed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=dict)
     seen: list[StepMessage] = field(default_factory=list)
     slow_s: float = 0
 
@@ -107,6 +108,7 @@ class FakeWorker:
             return None
         row = STEPS[message.step]
         error = self.fail.get(message.step)
+        repeats = self.repeats.get(message.step, 0)
         names = [*([row.log] if row.log else []), *(row.files[:1] if not error else ())]
         for name in names:
             (attempt.work / name).write_text(f"{message.step} {message.attempt}\n")
@@ -122,11 +124,12 @@ class FakeWorker:
             error=error or "",
             computed=computed,
             files=files,
+            repeats=repeats,
         )
         attempt.commit(Commit(message.seq, row.rank, message.step), manifest)
         if error:
-            return StepFailed(**self._ids(message), code="test", error=error, files=files)
-        return StepDone(**self._ids(message), computed=computed, files=files, seconds=0.1)
+            return StepFailed(**self._ids(message), code="test", error=error, files=files, repeats=repeats)
+        return StepDone(**self._ids(message), computed=computed, files=files, seconds=0.1, repeats=repeats)
 
     async def report(self, report: StepStarted | StepDone | StepFailed) -> None:
         await self.broker.publish(report_route(report), report, message_id=f"{report.step_id}-{report.kind}")

@@ -150,13 +150,21 @@ def _is_plain(value: object) -> bool:
     return value is not None
 
 
-def _ended(step: RunStep, status: StepStatus, at: datetime, seconds: float) -> RunStep:
+def _ended(step: RunStep, status: StepStatus, at: datetime, seconds: float, repeats: int) -> RunStep:
     """End a step that was worked on for some seconds; of a quick one the start was never reported."""
-    return replace(step, status=status, started=step.started or at - timedelta(seconds=seconds), ended=at)
+    started = step.started or at - timedelta(seconds=seconds)
+    return replace(step, status=status, started=started, ended=at, repeats=repeats)
 
 
 def succeed(
-    task: Task, step_id: str, computed: dict[str, Any], at: datetime, admit: Admit, *, seconds: float = 0
+    task: Task,
+    step_id: str,
+    computed: dict[str, Any],
+    at: datetime,
+    admit: Admit,
+    *,
+    seconds: float = 0,
+    repeats: int = 0,
 ) -> Task | None:
     """The step has committed results. Whatever the attempt: there is one commit, and it counts."""
     found = _find(task, step_id)
@@ -164,7 +172,7 @@ def succeed(
         return None
     run, step = found
     row = STEPS[step.name]
-    run = run.with_step(_ended(step, StepStatus.DONE, at, seconds))
+    run = run.with_step(_ended(step, StepStatus.DONE, at, seconds, repeats))
     kept = _drop_from(task, row.rank)
     if known := {key: value for key, value in computed.items() if _is_plain(value)}:
         kept[step.name] = known
@@ -176,7 +184,15 @@ def succeed(
 
 
 def fail(
-    task: Task, step_id: str, attempt: int, error: str, at: datetime, *, committed: bool, seconds: float = 0
+    task: Task,
+    step_id: str,
+    attempt: int,
+    error: str,
+    at: datetime,
+    *,
+    committed: bool,
+    seconds: float = 0,
+    repeats: int = 0,
 ) -> Task | None:
     """The step cannot succeed: the run ends, and results of earlier steps stay.
 
@@ -190,7 +206,7 @@ def fail(
         return None
     run, step = found
     row = STEPS[step.name]
-    run = run.with_step(_ended(step, StepStatus.FAILED, at, seconds))
+    run = run.with_step(_ended(step, StepStatus.FAILED, at, seconds, repeats))
     run = replace(_revoke(run, at), status="failed", ended=at, error=error)
     return replace(
         task,
@@ -295,8 +311,10 @@ def _with_commit(task: Task, step: RunStep, manifest: Manifest) -> Task:
     opened = reopen(task)
     if opened is None:
         return task
+    seconds, repeats = manifest.seconds, manifest.repeats
     if manifest.outcome == "done":
-        taken = succeed(opened, step.id, manifest.computed, now(), lambda _: True, seconds=manifest.seconds)
+        taken = succeed(opened, step.id, manifest.computed, now(), lambda _: True, seconds=seconds, repeats=repeats)
     else:
-        taken = fail(opened, step.id, manifest.attempt, manifest.error, now(), committed=True, seconds=manifest.seconds)
+        attempt, error = manifest.attempt, manifest.error
+        taken = fail(opened, step.id, attempt, error, now(), committed=True, seconds=seconds, repeats=repeats)
     return taken or task

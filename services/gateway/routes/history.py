@@ -45,7 +45,7 @@ def _step(step: RunStep) -> dict[str, object]:
         "started": iso(step.started),
         "ended": iso(step.ended),
         "seconds": seconds,
-        "attempts": step.attempt,
+        "attempts": step.attempt + step.repeats,
     }
 
 

@@ -186,7 +186,11 @@ class RunStepRow(Answer):
     started: Time | None
     ended: Time | None
     seconds: float | None = Field(description="From start to end")
-    attempts: int = Field(ge=1)
+    attempts: int = Field(
+        ge=1,
+        description="More than one where its process had died, fell silent, or an archive did not answer; "
+        "complete when it has ended",
+    )
 
 
 class CallbackRow(Answer):
