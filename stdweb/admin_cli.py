@@ -11,6 +11,7 @@ from rich.table import Table
 from . import admin_letters
 from .admin_backup import backup, restore
 from .admin_expire import expire
+from .admin_import import import_stdweb
 from .site import with_site
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app.add_typer(admin_letters.app, name="dead-letters")
 app.command()(expire)
 app.command()(backup)
 app.command()(restore)
+app.command()(import_stdweb)
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-
 from ..model import User, now
 from ..storage import Users
 from .errors import Invalid, TooMany, Unauthenticated
+from .passwords import is_old, new_hash, verify
 from .recent import Recent
 from .throttle import Throttle
 
@@ -22,9 +20,6 @@ _THREADS: Final = 2
 _MAX_WAITING: Final = 200  # some 5 s of hashing
 MAX_PASSWORD: Final = 1024
 _WRONG: Final = "Unable to log in with provided credentials."
-
-# OWASP's second choice of parameters: 19 MiB, so that a burst of logins stays small beside uploads
-_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 class Auth:
@@ -45,11 +40,11 @@ class Auth:
         self._turn = asyncio.Semaphore(_THREADS)
         self._waiting = 0
         self._cache = Recent()
-        self._nobody = _hasher.hash(secrets.token_urlsafe())
+        self._nobody = new_hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
         """Hash a password."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _hasher.hash, password)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, new_hash, password)
 
     async def login(self, name: str, password: str, address: str) -> str:
         """Check a password and issue a new token; `check_password` says which errors there are."""
@@ -90,9 +85,11 @@ class Auth:
     async def _verified(self, name: str, password: str) -> User | None:
         known = await self._users.password(name) if name.isprintable() else None
         loop = asyncio.get_running_loop()
-        right = await loop.run_in_executor(self._threads, _verify, known or self._nobody, password[:MAX_PASSWORD])
+        right = await loop.run_in_executor(self._threads, verify, known or self._nobody, password[:MAX_PASSWORD])
         if known is None or not right or len(password) > MAX_PASSWORD:
             return None
+        if is_old(known):
+            await self._users.rehash(name, known, await self.hash(password))
         return await self._users.get(name)
 
     async def issue(self, name: str) -> str:
@@ -141,10 +138,3 @@ class Auth:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _verify(hashed: str, password: str) -> bool:
-    try:
-        return _hasher.verify(hashed, password)
-    except (VerificationError, InvalidHashError, UnicodeEncodeError):
-        return False

@@ -74,6 +74,11 @@ class Users:
             result = await self._users.update_one({"_id": name}, {"$set": fields})
         return bool(result.matched_count)
 
+    async def rehash(self, name: str, old: str, new: str) -> None:
+        """Replace the hash of a password by another one of the same password, unless it was changed meanwhile."""
+        async with answering():
+            await self._users.update_one({"_id": name, "password": old}, {"$set": {"password": new}})
+
     async def all(self) -> list[User]:
         """List the users by name."""
         async with answering():

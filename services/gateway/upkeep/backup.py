@@ -144,7 +144,7 @@ async def back_up(site: Site, target: Path) -> Summary:
     Invalid
         When there is something of that name.
     """
-    fresh = _begin(target.absolute())
+    fresh = await asyncio.to_thread(_begin, target)
     made, dump = now(), Dump(site.store)
     counts: dict[str, int] = {}
     with (fresh / FILES).open("w") as index:
@@ -174,6 +174,7 @@ async def back_up(site: Site, target: Path) -> Summary:
 
 
 def _begin(target: Path) -> Path:
+    target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Invalid(f"{target} exists; name a new folder for the backup.")
     fresh = target.with_name(f".{target.name}.part")
