@@ -70,7 +70,7 @@ def summary(new: Table, scores: Sequence[Score]) -> list[list[str]]:
         for low, high in pairwise(EDGES_MAG):
             last = high == EDGES_MAG[-1]
             chosen = (new["m_nat"] >= low) & ((new["m_nat"] < high) | last) & ((new["host"] >= 0) == hosted)
-            line = [f"{low:.0f} – {high:.0f} mag {place}", f"{int(chosen.sum())}"]
+            line = [f"{low:.0f} – {high:.0f} {place}", f"{int(chosen.sum())}"]
             for one in scores:
                 line += [f"{int((one.found & chosen).sum())}", _offset(one.mag[chosen] - new["m_nat"][chosen])]
             lines.append(line)

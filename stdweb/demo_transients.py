@@ -7,6 +7,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as Grid
 
 from .client import ApiError, Client
@@ -73,10 +74,11 @@ def shown(path: Path) -> str:
 
 
 def _results(new: Table, scores: dict[str, Score]) -> Grid:
-    grid = Grid("simulated", "there are")
+    # titles of several lines, so that it all fits 80 columns
+    grid = Grid(Column("simulated,\nmag", no_wrap=True), "there\nare")
     for name in scores:
-        grid.add_column(f"{name}: found", justify="right")
-        grid.add_column("measured - true, mag", justify="right")
+        grid.add_column("found by\n" + name.replace("_", "_\n"), justify="right")
+        grid.add_column("error,\nmag", justify="right")
     for line in summary(new, list(scores.values())):
         grid.add_row(*line)
     grid.add_section()

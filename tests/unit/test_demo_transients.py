@@ -49,8 +49,8 @@ def test_found_missed_and_false(new: Table, candidates: Table) -> None:
 def test_a_row_per_magnitude_and_place(new: Table, candidates: Table) -> None:
     lines = summary(new, [score(new, candidates), score(new, candidates[:0])])
     assert len(lines) == 8
-    assert lines[0] == ["16 – 18 mag in the field", "1", "1", "-0.050", "0", ""]
-    assert lines[5] == ["18 – 19 mag on a galaxy", "1", "1", "+0.100", "0", ""]
+    assert lines[0] == ["16 – 18 in the field", "1", "1", "-0.050", "0", ""]
+    assert lines[5] == ["18 – 19 on a galaxy", "1", "1", "+0.100", "0", ""]
     assert sum(int(line[1]) for line in lines) == 4
 
 
