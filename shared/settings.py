@@ -29,8 +29,12 @@ class ProcessSettings(BaseSettings):
     health_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics of a service")
     health_port: int = Field(0, ge=0, le=65535, description="Port of the same; 0 picks a free one")
     broker_settle_s: float = Field(20, gt=0, description="How long to wait for a confirmation of the broker, seconds")
+    broker_declares: bool = Field(
+        True, description="Whether to make queues and exchanges; no where the broker lets the gateway alone do that"
+    )
     heartbeat_s: float = Field(5, gt=0, description="Period of signs of life of a running step, seconds")
     lease_s: float = Field(30, gt=0, description="A lease unchanged for so long may be taken over, seconds")
+    lease_poll_s: float = Field(10, gt=0, description="Delay of a message whose step another worker holds, seconds")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,7 +109,6 @@ class WorkerSettings(ProcessSettings):
     slots: int = Field(1, ge=1, le=256, description="Steps worked on at once; one a core")
     step_memory_bytes: int = Field(8 * 2**30, gt=0, description="Memory of a step with all its programs, bytes")
     max_child_deaths: int = Field(3, ge=1, description="Deaths of a step's process after which the step fails")
-    lease_poll_s: float = Field(10, gt=0, description="Delay of a message whose step another worker holds, seconds")
     mirror_dir: Path | None = Field(None, description="Folder of local catalogue mirrors (HATS)")
     astrometry_indexes: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Folders with index files of Astrometry.net, separated by colons"

@@ -8,7 +8,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from shared.broker import connect
+from shared.broker import connect, delays_for
 from shared.logging import configure_logging
 from shared.settings import GatewaySettings
 
@@ -30,7 +30,13 @@ async def main(settings: GatewaySettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = Store(settings.mongo_url.get_secret_value())
-    broker = connect(settings.amqp_url.get_secret_value(), "gateway", settle_s=settings.broker_settle_s)
+    broker = connect(
+        settings.amqp_url.get_secret_value(),
+        "gateway",
+        settle_s=settings.broker_settle_s,
+        delays_s=delays_for(settings.lease_poll_s),
+        declares=settings.broker_declares,
+    )
     try:
         runner = Runner(build_app(settings, store, broker, give_up), access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()

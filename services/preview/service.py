@@ -96,7 +96,11 @@ class Service:
         settings = self._settings
         worker = f"preview@{socket.gethostname()}:{os.getpid()}"
         broker = connect(
-            settings.amqp_url.get_secret_value(), worker, settle_s=settings.broker_settle_s, what=topology(steps=())
+            settings.amqp_url.get_secret_value(),
+            worker,
+            settle_s=settings.broker_settle_s,
+            what=topology(steps=()),
+            declares=settings.broker_declares,
         )
         self._pool.start()
         consuming = asyncio.Event()

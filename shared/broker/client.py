@@ -38,7 +38,13 @@ _AWAY: Final = (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.InvalidStateError)
 
 
 def connect(
-    url: str, name: str, *, settle_s: float, delays_s: Iterable[float] = (), what: Topology | None = None
+    url: str,
+    name: str,
+    *,
+    settle_s: float,
+    delays_s: Iterable[float] = (),
+    what: Topology | None = None,
+    declares: bool = True,
 ) -> Broker:
     """Start connecting, in the background and for as long as it takes.
 
@@ -53,9 +59,11 @@ def connect(
     delays_s
         Delays that will be published to, seconds.
     what
-        What to declare; None for everything of the step table.
+        What there is; None for everything of the step table.
+    declares
+        Whether to make it; otherwise another process does, and this one waits for what it consumes.
     """
-    return RabbitBroker(url, name, settle_s, what or topology(delays_s))
+    return RabbitBroker(url, name, settle_s, what or topology(delays_s), declares=declares)
 
 
 class _Delivery:
@@ -127,15 +135,16 @@ class RabbitBroker:
 
     Parameters
     ----------
-    url, name, settle_s, what
+    url, name, settle_s, what, declares
         As in `connect`.
     """
 
-    def __init__(self, url: str, name: str, settle_s: float, what: Topology) -> None:
+    def __init__(self, url: str, name: str, settle_s: float, what: Topology, *, declares: bool) -> None:
         self._url = url
         self._name = name
         self._settle_s = settle_s
         self._topology = what
+        self._declares = declares
         self._queues = {queue.name: queue for queue in what.queues}
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -195,15 +204,15 @@ class RabbitBroker:
                 await self._declare(connection)
 
     async def _declare(self, connection: AbstractRobustConnection) -> None:
+        if not self._declares:
+            return
         channel = connection.channel(publisher_confirms=False)
         await channel.initialize(timeout=self._settle_s)
         try:
             for exchange in self._topology.exchanges:
                 await channel.declare_exchange(exchange.name, exchange.type, durable=True, robust=False)
             for queue in self._topology.queues:
-                declared = await _declare_queue(channel, queue, robust=False)
-                for route in queue.bindings:
-                    await declared.bind(route.exchange, route.key, robust=False)
+                await _declare_queue(channel, queue, robust=False)
         finally:
             with contextlib.suppress(*_AWAY):
                 await channel.close()
@@ -287,7 +296,7 @@ class RabbitBroker:
         """Answer requests; see `Broker`."""
         return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
 
-    async def _send_to(self, queue: str, body: bytes, message_id: str, reply_to: str, useful_s: float) -> None:
+    async def _send_to(self, route: Route, body: bytes, message_id: str, reply_to: str, useful_s: float) -> None:
         message = aio_pika.Message(
             body,
             content_type="application/json",
@@ -297,7 +306,7 @@ class RabbitBroker:
             reply_to=reply_to or None,
             expiration=useful_s,
         )
-        await self._settled(self._send(self._publishing(), Route("", queue), message))
+        await self._settled(self._send(self._publishing(), route, message))
 
     async def _take_replies(self, handler: Handler) -> str:
         queue = reply_queue(uuid.uuid4().hex)
@@ -314,7 +323,10 @@ class RabbitBroker:
             channel = connection.channel(publisher_confirms=False)
             await channel.initialize()
             await channel.set_qos(prefetch_count=prefetch)
-            declared = await _declare_queue(channel, self._queues[queue], robust=True)
+            if self._declares:
+                declared = await _declare_queue(channel, self._queues[queue], robust=True)
+            else:
+                declared = await channel.declare_queue(queue, passive=True)
             return _Consumer(channel, declared, await declared.consume(self._receiver(handler)))
 
         return await self._persist(subscribe)
@@ -326,7 +338,10 @@ class RabbitBroker:
             channel = connection.channel(publisher_confirms=False)
             await channel.initialize()
             declared = await channel.declare_queue(
-                exclusive=True, auto_delete=True, arguments={"x-max-length": LOSSY_LENGTH, "x-overflow": "drop-head"}
+                f"listener.{uuid.uuid4().hex}",
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": LOSSY_LENGTH, "x-overflow": "drop-head"},
             )
             for pattern in patterns:
                 await declared.bind(exchange, pattern)
@@ -379,9 +394,12 @@ class RabbitBroker:
 
 
 async def _declare_queue(channel: AbstractRobustChannel, queue: Queue, *, robust: bool) -> AbstractRobustQueue:
-    return await channel.declare_queue(
+    declared = await channel.declare_queue(
         queue.name, durable=True, arguments={"x-queue-type": queue.kind, **queue.arguments}, robust=robust
     )
+    for route in queue.bindings:
+        await declared.bind(route.exchange, route.key, robust=robust)
+    return declared
 
 
 async def _exchange(channel: AbstractRobustChannel, name: str) -> AbstractExchange:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -14,7 +14,7 @@ from ..contracts.messages import Message
 from ..contracts.rpc import Rpc
 from .interface import Answer, BrokerUnavailable, Consumer, Depth, Handler
 from .rpc import Calls, serve
-from .topology import HeaderValue, Route, Topology, topology
+from .topology import HeaderValue, Route, Topology, reply_route, topology
 
 
 @dataclass(eq=False)
@@ -76,6 +76,7 @@ class _Queue:
     owner: "MemoryBroker"
     dead_letters: str | None = None
     ttl_s: float | None = None
+    dead_key: str | None = None
     waiting: deque[MemoryDelivery] = field(default_factory=deque)
     held: list[MemoryDelivery] = field(default_factory=list)
     subscriptions: list[_Subscription] = field(default_factory=list)
@@ -89,6 +90,10 @@ class _Queue:
             self.held.append(delivery)
             self.subscriptions.append(self.subscriptions.pop(0))
             self.owner.start(self.subscriptions[-1].handler, delivery)
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 class MemoryBroker:
@@ -119,8 +124,12 @@ class MemoryBroker:
         self._calls = Calls(self._send_to, self._take_replies, self.depth)
         for queue in what.queues:
             ttl_ms = queue.arguments.get("x-message-ttl")
-            dead = queue.arguments.get("x-dead-letter-exchange")
-            made = _Queue(self, None if dead is None else str(dead), None if ttl_ms is None else int(ttl_ms) / 1000)
+            made = _Queue(
+                self,
+                _text(queue.arguments.get("x-dead-letter-exchange")),
+                None if ttl_ms is None else int(ttl_ms) / 1000,
+                _text(queue.arguments.get("x-dead-letter-routing-key")),
+            )
             self._queues[queue.name] = made
             self._bindings += [(binding, made) for binding in (*queue.bindings, Route("", queue.name))]
 
@@ -181,16 +190,15 @@ class MemoryBroker:
         """Answer requests."""
         return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
 
-    async def _send_to(self, queue: str, body: bytes, message_id: str, reply_to: str, _: float) -> None:
-        if self.away or queue not in self._queues:
-            msg = f"nothing takes {queue}"
+    async def _send_to(self, route: Route, body: bytes, message_id: str, reply_to: str, _: float) -> None:
+        if self.away or not self.route(MemoryDelivery(route, body, message_id, {}, reply_to=reply_to), route):
+            msg = f"nothing takes {route}"
             raise BrokerUnavailable(msg)
-        self._queues[queue].waiting.append(MemoryDelivery(Route("", queue), body, message_id, {}, reply_to=reply_to))
-        self._queues[queue].pump()
 
     async def _take_replies(self, handler: Handler) -> str:
         name = f"reply.{id(handler)}"
         self._queues[name] = _Queue(self)
+        self._bindings.append((reply_route(name), self._queues[name]))
         await self.consume(name, handler, prefetch=1_000_000)
         return name
 
@@ -224,11 +232,9 @@ class MemoryBroker:
         """Put a copy into each queue that is bound; tell whether there was one."""
         queues = [queue for binding, queue in self._bindings if self._matches(binding, route)]
         for queue in queues:
-            copy = MemoryDelivery(
-                Route(route.exchange, route.key), delivery.body, delivery.message_id, delivery.headers
-            )
+            copy = replace(delivery, route=route, queue=None)
             if queue.ttl_s is not None and queue.dead_letters is not None:
-                target = Route(queue.dead_letters, route.key)
+                target = Route(queue.dead_letters, queue.dead_key or route.key)
                 asyncio.get_running_loop().call_later(queue.ttl_s, self.route, copy, target)
             else:
                 queue.waiting.append(copy)

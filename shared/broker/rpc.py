@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ..contracts.rpc import Refusal, Rpc
 from .interface import Answer, BrokerUnavailable, Consumer, Delivery, Depth, Handler, NoAnswer
+from .topology import Route, reply_route, rpc_route
 
 log = structlog.get_logger(__name__)
 
@@ -18,8 +19,8 @@ _LOOK_AFTER_S: Final = 1.0
 
 _FAULT: Final = Refusal(code="internal", error="The service failed because of a fault of its own.", status="fault")
 
-Send = Callable[[str, bytes, str, str, float], Awaitable[None]]
-"""Sends to a queue: name, body, message id, queue for the answer, and for how long it is of use, seconds."""
+Send = Callable[[Route, bytes, str, str, float], Awaitable[None]]
+"""Sends: route, body, message id, queue for the answer, and for how long it is of use, seconds."""
 
 
 class Calls:
@@ -58,7 +59,7 @@ class Calls:
             async with asyncio.timeout(rpc.time_limit_s):
                 reply_to = await asyncio.shield(self._queue)
                 body = request.model_dump_json().encode()
-                await self._send(rpc.queue, body, call_id, reply_to, rpc.time_limit_s)
+                await self._send(rpc_route(rpc), body, call_id, reply_to, rpc.time_limit_s)
                 while not answer.done():
                     await asyncio.wait({answer}, timeout=_LOOK_AFTER_S)
                     if not answer.done():
@@ -108,7 +109,7 @@ async def serve(
         if delivery.reply_to:
             body = reply.model_dump_json().encode()
             try:
-                await send(delivery.reply_to, body, delivery.message_id, "", rpc.time_limit_s)
+                await send(reply_route(delivery.reply_to), body, delivery.message_id, "", rpc.time_limit_s)
             except BrokerUnavailable as error:
                 log.warning("answer not sent", rpc=rpc.name, error=str(error))
         await delivery.ack()

@@ -8,9 +8,9 @@
     stdweb.events   topic   started, done, failed ─▶ gateway.reports.v1
                             progress.<task> ─▶ a lossy queue of each gateway
     stdweb.control  fanout            ─▶ a lossy queue of each worker
-    stdweb.delay.<ms> fanout          ─▶ delay.<ms>.v1 ─(time to live)─▶ stdweb.steps, under the key it came with
+    stdweb.delay.<step> direct ms     ─▶ delay.<step>.<ms>.v1 ─(time to live)─▶ stdweb.steps, under the step's name
     (default)               queue     ─▶ rpc.<name>.v1        requests that are answered at once, lost with the broker
-                                         reply.<asker>        of each process that asks; gone a minute after it
+    stdweb.replies  direct  queue     ─▶ reply.<asker>        of each process that asks; gone a minute after it
 
 Only what RabbitMQ 3.10 and 4.x do alike. Redeclaring with other arguments is an error: queue names carry a version.
 Dead letters move at least once, which a quorum queue does only together with `reject-publish`.
@@ -28,6 +28,7 @@ STEPS_EXCHANGE: Final = "stdweb.steps"
 DEAD_EXCHANGE: Final = "stdweb.dead"
 EVENTS_EXCHANGE: Final = "stdweb.events"
 CONTROL_EXCHANGE: Final = "stdweb.control"
+REPLIES_EXCHANGE: Final = "stdweb.replies"
 
 REPORTS_QUEUE: Final = "gateway.reports.v1"
 DEAD_QUEUE: Final = "dead.v1"
@@ -94,7 +95,7 @@ def step_route(step: str) -> Route:
 
 def delay_route(step: str, delay_s: float) -> Route:
     """Route of a request to work on a step some time later; the delay must have been declared."""
-    return Route(f"stdweb.delay.{round(delay_s * 1000)}", step)
+    return Route(f"stdweb.delay.{step}", str(round(delay_s * 1000)))
 
 
 def report_route(report: StepStarted | StepDone | StepFailed) -> Route:
@@ -128,7 +129,16 @@ def reply_queue(asker: str) -> Queue:
     Neither exclusive nor deleted with its consumer: the process finds it again after a lost connection, which the
     broker may notice later than the process.
     """
-    return Queue(f"reply.{asker}", arguments={"x-expires": REPLIES_EXPIRE_MS}, kind="classic")
+    name = f"reply.{asker}"
+    return Queue(name, (reply_route(name),), {"x-expires": REPLIES_EXPIRE_MS}, "classic")
+
+
+def reply_route(queue: str) -> Route:
+    """Route of an answer to the process that has asked.
+
+    Not the default exchange: who may write to that may write to every queue.
+    """
+    return Route(REPLIES_EXCHANGE, queue)
 
 
 def delays_for(lease_poll_s: float) -> tuple[float, ...]:
@@ -162,20 +172,20 @@ def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.value
         Exchange(DEAD_EXCHANGE, "fanout"),
         Exchange(EVENTS_EXCHANGE, "topic"),
         Exchange(CONTROL_EXCHANGE, "fanout"),
+        Exchange(REPLIES_EXCHANGE, "direct"),
     ]
     queues = [
         Queue(REPORTS_QUEUE, tuple(Route(EVENTS_EXCHANGE, key) for key in ("started", "done", "failed"))),
         Queue(DEAD_QUEUE, (Route(DEAD_EXCHANGE, ""),)),
         Queue(PARKING_QUEUE, arguments={"x-delivery-limit": LOOKS_LIMIT}),
     ]
-    queues += [_step_queue(step) for step in steps]
     queues += [_rpc_queue(rpc) for rpc in RPCS.values()]
-    for delay_s in delays_s:
-        delay_ms = round(delay_s * 1000)
-        route = delay_route("", delay_s)
-        exchanges.append(Exchange(route.exchange, "fanout"))
-        arguments: dict[str, Argument] = {"x-message-ttl": delay_ms, **_dead_letters_to(STEPS_EXCHANGE)}
-        queues.append(Queue(f"delay.{delay_ms}.v1", (route,), arguments))
+    delays_s = tuple(delays_s)
+    for step in steps:
+        queues.append(_step_queue(step))
+        if delays_s:
+            exchanges.append(Exchange(delay_route(step.name, 0).exchange, "direct"))
+        queues += [_delay_queue(step.name, delay_s) for delay_s in delays_s]
     return Topology(tuple(exchanges), tuple(queues))
 
 
@@ -189,6 +199,12 @@ def _step_queue(step: Step) -> Queue:
             **_dead_letters_to(DEAD_EXCHANGE),
         },
     )
+
+
+def _delay_queue(step: str, delay_s: float) -> Queue:
+    route = delay_route(step, delay_s)
+    own: dict[str, Argument] = {"x-message-ttl": int(route.key), "x-dead-letter-routing-key": step}
+    return Queue(f"delay.{step}.{route.key}.v1", (route,), own | _dead_letters_to(STEPS_EXCHANGE))
 
 
 def _rpc_queue(rpc: Rpc) -> Queue:

@@ -76,6 +76,7 @@ async def _serve(
         worker,
         settle_s=settings.broker_settle_s,
         what=topology(delays_for(settings.lease_poll_s), steps),
+        declares=settings.broker_declares,
     )
     threads = max(1, len(os.sched_getaffinity(0)) // settings.slots)
     pool = Pool(_own_command(), settings.slots + len(asked), threads, _cache_environment())

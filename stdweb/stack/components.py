@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from shared.broker.rights import rights_of
 from shared.contracts.rpc import RPCS
 from shared.contracts.steps import STEPS
 from shared.settings import PREFIX
 
 from ..settings import StackSettings, StackState
 from .processes import marked
-from .rabbit import RabbitNode
+from .rabbit import VHOST, RabbitNode
 from .store import EmbeddedStore
 from .supervisor import Component
 
@@ -37,6 +38,7 @@ def broker_node(state: StackState) -> RabbitNode:
         epmd_port=state.ports["epmd"],
         password=state.broker_password,
         cookie=state.cookie,
+        services={service: rights_of(service) for service in (*SERVICES, *ANSWERING)},
     )
 
 
@@ -71,7 +73,7 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
     for folder in (data_dir, state.mirror_dir):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-    common |= {f"{PREFIX}AMQP_URL": state.amqp_url, f"{PREFIX}DATA_DIR": str(data_dir)}
+    common[f"{PREFIX}DATA_DIR"] = str(data_dir)
 
     parts = []
     if settings.amqp_url is None:
@@ -85,6 +87,7 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
         env = own.environment | marked(state.mark)
         parts.append(Component("store", own.command, env, _ready(own.accepts), _INFRASTRUCTURE))
     gateway_env = common | {
+        f"{PREFIX}AMQP_URL": state.amqp_url,
         f"{PREFIX}MONGO_URL": state.mongo_url,
         f"{PREFIX}HOST": settings.host,
         f"{PREFIX}PORT": str(settings.port),
@@ -93,16 +96,21 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
     parts.append(_python("gateway", gateway_env, settings.port))
     slots = settings.slots or len(os.sched_getaffinity(0))
     for service in SERVICES:
-        env = common | {
-            f"{PREFIX}MIRROR_DIR": str(state.mirror_dir),
-            f"{PREFIX}SLOTS": str(slots),
-            f"{PREFIX}HEALTH_PORT": str(state.ports[service]),
-        }
+        env = common | _of_service(service, state, settings, slots) | {f"{PREFIX}MIRROR_DIR": str(state.mirror_dir)}
         parts.append(_python(service, env, state.ports[service]))
     for service in ANSWERING:
-        env = common | {f"{PREFIX}SLOTS": str(slots), f"{PREFIX}HEALTH_PORT": str(state.ports[service])}
+        env = common | _of_service(service, state, settings, slots)
         parts.append(_python(service, env, state.ports[service]))
     return parts
+
+
+def _of_service(service: str, state: StackState, settings: StackSettings, slots: int) -> dict[str, str]:
+    """Say where its health is asked, and how it talks to the broker: to the stack's own with few rights."""
+    own = {f"{PREFIX}SLOTS": str(slots), f"{PREFIX}HEALTH_PORT": str(state.ports[service])}
+    if settings.amqp_url is not None:
+        return own | {f"{PREFIX}AMQP_URL": state.amqp_url}
+    url = broker_node(state).url_of(VHOST, service)
+    return own | {f"{PREFIX}AMQP_URL": url, f"{PREFIX}BROKER_DECLARES": "false"}
 
 
 def _python(service: str, env: dict[str, str], port: int) -> Component:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -10,10 +11,13 @@ import shutil
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from shared.broker.rights import ALL, Rights
 
 USER: Final = "stdweb"
 VHOST: Final = "stdweb"
@@ -37,11 +41,13 @@ class RabbitNode:
     port, dist_port, epmd_port
         Ports on 127.0.0.1 for AMQP, for Erlang's distribution and for its port mapper.
     password
-        Of the user.
+        Of the user; those of the services are derived from it.
     cookie
         Erlang's secret.
     vhosts
         Virtual hosts that exist.
+    services
+        What each service may do, as a user of its own name.
     """
 
     folder: Path
@@ -51,15 +57,21 @@ class RabbitNode:
     password: str
     cookie: str
     vhosts: tuple[str, ...] = (VHOST,)
+    services: Mapping[str, Rights] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """Address of the first virtual host, with user and password."""
         return self.url_of(self.vhosts[0])
 
-    def url_of(self, vhost: str) -> str:
+    def url_of(self, vhost: str, user: str = USER) -> str:
         """Give the address of a virtual host, with user and password."""
-        return f"amqp://{USER}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+        return f"amqp://{user}:{quote(self._password(user), safe='')}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+    def _password(self, user: str) -> str:
+        # nobody learns another's from his own
+        own = hmac.new(self.password.encode(), user.encode(), "sha256").hexdigest()
+        return self.password if user == USER else own
 
     @property
     def command(self) -> list[str]:
@@ -129,19 +141,25 @@ class RabbitNode:
         )
 
     def _definitions(self) -> dict[str, object]:
+        users = {USER: ALL, **self.services}
+        return {
+            "users": [self._user(name) for name in users],
+            "vhosts": [{"name": name} for name in self.vhosts],
+            "permissions": [
+                {"user": name, "vhost": vhost, **asdict(rights)}
+                for name, rights in users.items()
+                for vhost in self.vhosts
+            ],
+        }
+
+    def _user(self, name: str) -> dict[str, object]:
         salt = secrets.token_bytes(4)
-        digest = hashlib.sha256(salt + self.password.encode()).digest()
-        user = {
-            "name": USER,
+        digest = hashlib.sha256(salt + self._password(name).encode()).digest()
+        return {
+            "name": name,
             "password_hash": base64.b64encode(salt + digest).decode(),
             "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": ["administrator"],
-        }
-        rights = {"user": USER, "configure": ".*", "write": ".*", "read": ".*"}
-        return {
-            "users": [user],
-            "vhosts": [{"name": name} for name in self.vhosts],
-            "permissions": [{**rights, "vhost": name} for name in self.vhosts],
+            "tags": ["administrator"] if name == USER else [],
         }
 
     def accepts(self) -> bool:

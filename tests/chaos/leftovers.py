@@ -13,7 +13,7 @@ _DURABLE = {
     *(f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry", "simple_transients", "subtraction", "stack")),
 }
 _SERVED = {f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry")}
-_PREFIXES = ("delay.", "rpc.", "reply.", "amq")
+_PREFIXES = ("delay.", "rpc.", "reply.", "listener.")
 _TRASH_S = 180.0  # twice the longest that the sweeper takes, and some more for a machine that is busy
 _INCOMING_S = 3600.0 + 180.0
 _REPLIES_S = 90.0
@@ -48,11 +48,11 @@ def _queues(evidence: Evidence) -> Iterator[Found]:
         waiting = queue["messages_ready"] + queue["messages_unacknowledged"]
         if name not in _DURABLE and not name.startswith(_PREFIXES):
             yield "unknown queue", name, None
-        if name.startswith("amq") and not queue["consumers"]:
+        if name.startswith("listener.") and not queue["consumers"]:
             yield "orphan queue", f"{name} has no consumer", None
         if name.startswith("reply.") and not queue["consumers"] and evidence.at - gateway_fault > _REPLIES_S:
             yield "orphan queue", f"{name} has no consumer", None
-        if waiting and name != "parking.v2" and not name.startswith(("amq", "reply.")):
+        if waiting and name != "parking.v2" and not name.startswith(("listener.", "reply.")):
             yield "message left", f"{waiting} in {name}", None
         if name in _SERVED and queue["consumers"] != 2:
             yield "consumers", f"{name} has {queue['consumers']} instead of 2", None

@@ -85,7 +85,7 @@ def sane(volume: Path) -> Evidence:
         ],
         runs=[],
         volume=volume,
-        queues=[queue("step.inspect.v1", consumers=2), queue("parking.v2", consumers=0), queue("amq_1")],
+        queues=[queue("step.inspect.v1", consumers=2), queue("parking.v2", consumers=0), queue("listener.1")],
         processes=[Process(10, 1, "services.inspect"), Process(11, 10, "stdweb inspect: idle"), Process(12, 1, "epmd")],
         supervised={"inspect-1": 10},
         others={"shelves": [{"ids": [1, 2, 3]}]},
@@ -341,7 +341,7 @@ def unknown_queue(world):
 
 
 def orphan_queue(world):
-    world.queues.append(queue("amq_2", consumers=0))
+    world.queues.append(queue("listener.2", consumers=0))
 
 
 def leave_message(world):

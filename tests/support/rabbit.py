@@ -3,10 +3,12 @@
 import contextlib
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stdweb.stack.rabbit import RabbitNode
+from shared.broker.rights import rights_of
+from stdweb.stack.components import ANSWERING, SERVICES
+from stdweb.stack.rabbit import USER, RabbitNode
 
 VHOSTS = tuple(f"test{number}" for number in range(64))
 
@@ -33,7 +35,8 @@ class TestBroker:
 
     def __init__(self, folder: Path) -> None:
         port, dist_port, epmd_port = free_ports(3)
-        self.node = RabbitNode(folder, port, dist_port, epmd_port, "secret", "cookie", VHOSTS)
+        rights = {service: rights_of(service) for service in (*SERVICES, *ANSWERING)}
+        self.node = RabbitNode(folder, port, dist_port, epmd_port, "secret", "cookie", VHOSTS, rights)
         self.node.prepare()
         self._vhosts = iter(VHOSTS)
         self.process: subprocess.Popen[bytes] = self.node.start()
@@ -45,6 +48,11 @@ class TestBroker:
     def new_url(self) -> str:
         """Give the address of a virtual host that nobody has used."""
         return self.node.url_of(next(self._vhosts))
+
+    def urls(self) -> Callable[[str], str]:
+        """Give the addresses of a virtual host that nobody has used: of the gateway, and of each service."""
+        vhost = next(self._vhosts)
+        return lambda user: self.node.url_of(vhost, USER if user == "gateway" else user)
 
     def kill(self) -> None:
         """End it as a crash would."""
