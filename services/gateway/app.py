@@ -130,7 +130,8 @@ def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot
     app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
     app[keys.QUOTA] = Quota(tasks, root, settings.user_quota_bytes)
     app[keys.LISTING] = Listing(tasks, root)
-    app[keys.ONCE] = Once(Claims(app[keys.STORE]), tasks)
+    making = Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM])
+    app[keys.ONCE] = Once(Claims(app[keys.STORE]), tasks, making.new_id)
     app[keys.DATA] = Data(settings.data_dir)
     app[keys.PRESETS] = Presets(users)
     app[keys.TASKS] = TaskService(
@@ -138,7 +139,7 @@ def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot
         users,
         root,
         app[keys.COORDINATOR],
-        Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM]),
+        making,
     )
 
 

@@ -46,6 +46,12 @@ class TasksRoot:
         """Give the folder of a task, which need not exist."""
         return TaskDir(self, task_id)
 
+    def draft(self, task_id: int) -> "TaskDir":
+        """Give a folder in which a task is made, and which nobody looks at before it appears."""
+        folder = TaskDir(self, task_id)
+        folder.path = self.incoming()
+        return folder
+
     def incoming(self, name: str | None = None) -> Path:
         """Name a file or folder for an upload, a new one without `name`; the caller writes, and moves or removes it."""
         return self.path / _INCOMING / (name or uuid.uuid4().hex)
@@ -157,6 +163,18 @@ class TaskDir:
         self.path.mkdir()
         (self.path / INPUTS).mkdir()
         (self.path / RESULTS).mkdir()
+
+    def appear(self) -> bool:
+        """Put a draft in its place, in one rename; tells whether it is there, or another had been before."""
+        place = self.root.task(self.task_id).path
+        try:
+            self.path.rename(place)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            return False
+        self.path = place
+        return True
 
     def exists(self) -> bool:
         """Tell whether the task has a folder."""

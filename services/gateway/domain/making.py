@@ -17,6 +17,7 @@ from ..storage import Changed, StoreAway, Tasks, Users
 from . import config as configs
 from . import images, orphans
 from .errors import Conflict, Invalid, Missing
+from .once import Reserved
 from .presets import PresetFiles
 from .room import Room
 
@@ -56,7 +57,7 @@ class Making:
         self._room = room
 
     async def new(
-        self, user: User, new: NewTask, *, name: str, title: str, groups: tuple[str, ...], key: str | None
+        self, user: User, new: NewTask, *, name: str, title: str, groups: tuple[str, ...], reserved: Reserved | None
     ) -> Task:
         """Make a task with its folder, its image and the files of its preset.
 
@@ -73,7 +74,7 @@ class Making:
             asked = configs.merge(asked, {"ext": ext})
         at = now()
         task = Task(
-            id=await self._new_id(),
+            id=await self._id_for(reserved),
             original_name=name,
             title=title,
             user=user.name,
@@ -94,10 +95,9 @@ class Making:
                 owner = uuid.uuid4().hex
                 await asyncio.to_thread(images.commit_upload, folder, self._root.incoming(), new.upload, 1, owner)
 
-        await self._make(task, fill, key)
-        return task
+        return await self._make(task, fill, reserved)
 
-    async def double(self, source: Task, user: User, key: str | None) -> Task:
+    async def double(self, source: Task, user: User, reserved: Reserved | None) -> Task:
         """Make a task of the user with all files and the config of another; it is shared with nobody.
 
         Raises
@@ -115,7 +115,7 @@ class Making:
         at = now()
         double = replace(
             source,
-            id=await self._new_id(),
+            id=await self._id_for(reserved),
             user=user.name,
             groups=(),
             created=at,
@@ -136,37 +136,62 @@ class Making:
             if not await self._same(source):
                 raise Changed(source.id)
 
-        await self._make(double, fill, key)
-        return double
+        return await self._make(double, fill, reserved)
 
     async def _same(self, task: Task) -> bool:
         seen = await self._tasks.get(task.id)
         return seen is not None and seen.rev == task.rev
 
-    async def _new_id(self) -> int:
+    async def _id_for(self, reserved: Reserved | None) -> int:
+        return await self.new_id() if reserved is None else reserved.task_id
+
+    async def new_id(self) -> int:
+        """Draw the id of a task."""
         while True:
             task_id = await self._tasks.next_id()
             # there may be folders of a store that was lost: they are not ours to touch
             if not await asyncio.to_thread(self._root.task(task_id).exists):
                 return task_id
 
-    async def _make(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], key: str | None) -> None:
+    async def _make(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], reserved: Reserved | None) -> Task:
         # to its end even if the client goes away meanwhile
-        await asyncio.shield(asyncio.create_task(self._make_whole(task, fill, key)))
+        return await asyncio.shield(asyncio.create_task(self._make_whole(task, fill, reserved)))
 
-    async def _make_whole(self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], key: str | None) -> None:
-        folder = self._root.task(task.id)
-        await asyncio.to_thread(folder.create)
+    async def _make_whole(
+        self, task: Task, fill: Callable[[TaskDir], Awaitable[None]], reserved: Reserved | None
+    ) -> Task:
+        folder = self._root.draft(task.id)
         try:
+            await asyncio.to_thread(folder.create)
             await asyncio.to_thread(orphans.disown, folder)
             await fill(folder)
-            await self._tasks.insert(task, key)
+            await self._appear(folder, reserved)
         except BaseException:
-            await asyncio.to_thread(folder.set_aside)
-            with contextlib.suppress(StoreAway):
-                await self._tasks.delete(task)  # the store may have taken it all the same
+            await asyncio.to_thread(self._root.trash, folder.path)
             raise
-        await asyncio.to_thread(orphans.own, folder)
+        inserted = await self._insert(task, reserved)
+        if folder.path != self._root.task(task.id).path:
+            await asyncio.to_thread(self._root.trash, folder.path)
+        await asyncio.to_thread(orphans.own, self._root.task(task.id))
+        return task if inserted else (await self._tasks.get(task.id) or task)
+
+    @staticmethod
+    async def _appear(folder: TaskDir, reserved: Reserved | None) -> None:
+        # of two tries at the same request the first one counts
+        if not await asyncio.to_thread(folder.appear) and reserved is None:
+            raise FileExistsError(folder.task_id)
+
+    async def _insert(self, task: Task, reserved: Reserved | None) -> bool:
+        try:
+            return await self._tasks.insert(task, reserved.key if reserved else None)
+        except BaseException:
+            # it may have been taken all the same: the request, sent again with its key, finds out. Without one nobody
+            # asks again, and what cannot be undone now is left, whole; a folder without a task is swept in the end
+            if reserved is None:
+                with contextlib.suppress(StoreAway):
+                    await self._tasks.delete(task)
+                    await asyncio.to_thread(self._root.task(task.id).set_aside)
+            raise
 
     async def _preset(self, value: object) -> Preset | None:
         if value in (None, ""):

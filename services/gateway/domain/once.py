@@ -4,29 +4,40 @@ import hashlib
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from datetime import timedelta
-from typing import Final
+from dataclasses import dataclass
 
 from ..model import Task, now
-from ..storage import Claim, Claims, StoreAway, Tasks
-from .errors import Conflict
+from ..storage import Claim, Claims, Tasks
+from .errors import Conflict, Refused
 
-_DEAD: Final = timedelta(minutes=10)  # files of a large task are copied in less; who has not ended by then has died
+
+@dataclass(frozen=True)
+class Reserved:
+    """What a request with an idempotency key makes: the task of this id, and no other.
+
+    Parameters
+    ----------
+    key
+        Digest of user and key.
+    """
+
+    key: str
+    task_id: int
 
 
 class Once:
     """Makes tasks by idempotency keys.
 
-    A task carries the key of its request from the instant in which it exists, so that a gateway that dies before it
-    notes what it made leaves no second one behind.
+    A key is bound to the id of its task before anything is made, so that whoever works on the same request, at whatever
+    gateway, together or after a death, makes the same task: nobody has to wait for another, or to know that it died.
     """
 
-    def __init__(self, claims: Claims, tasks: Tasks) -> None:
+    def __init__(self, claims: Claims, tasks: Tasks, new_id: Callable[[], Awaitable[int]]) -> None:
         self._claims = claims
         self._tasks = tasks
+        self._new_id = new_id
 
-    async def make(self, key: str | None, user: str, asked: object, make: Callable[[], Awaitable[Task]]) -> Task:
+    async def make(self, key: str | None, asked: object, make: Callable[[Reserved | None], Awaitable[Task]]) -> Task:
         """Make a task, or give the one that the same request has made before.
 
         Parameters
@@ -39,39 +50,35 @@ class Once:
         Raises
         ------
         Conflict
-            When the key was used for something else, or the same request is being worked on.
+            When the key was used for something else, or its task was deleted.
         """
         if key is None:
-            return await make()
+            return await make(None)
         what = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-        claim = Claim(key, what, uuid.uuid4().hex, now())
-        if not await self._claims.add(claim):
-            made = await self._made_before(claim, user)
-            if made is not None:
-                return made
-        try:
-            task = await make()
-        except StoreAway:
-            raise  # it may have been made all the same; the next one looks
-        except BaseException:
-            await self._claims.drop(claim)
-            raise
-        await self._claims.swap(claim, replace(claim, task_id=task.id))
+        claim = await self._claimed(key, what)
+        task = await self._tasks.get(claim.task_id)
+        if task is None and claim.made:
+            raise Conflict(f"The task {claim.task_id} that this Idempotency-Key has made was deleted; use a new one.")
+        if task is None:
+            try:
+                task = await make(Reserved(key, claim.task_id))
+            except Refused:
+                await self._claims.drop(claim)  # a better request may have the key
+                raise
+        if not claim.made:
+            await self._claims.note_made(claim)
         return task
 
-    async def _made_before(self, claim: Claim, user: str) -> Task | None:
-        """Find what an earlier request of that key has made; None when it is ours to make."""
-        seen = await self._claims.get(claim.key)
+    async def _claimed(self, key: str, what: str) -> Claim:
+        """Give the claim of a key, new or as it was made before."""
+        seen = await self._claims.get(key)
         if seen is None:
-            raise Conflict("A request with this Idempotency-Key has just been refused; send it again.")
-        if seen.what != claim.what:
+            claim = Claim(key, what, uuid.uuid4().hex, now(), await self._new_id())
+            if await self._claims.add(claim):
+                return claim
+            seen = await self._claims.get(key)
+        if seen is None:
+            raise Conflict("A request with this Idempotency-Key has just been refused; ask again in a moment.")
+        if seen.what != what:
             raise Conflict("This Idempotency-Key was used for another request; use a new one.")
-        task_id = seen.task_id or await self._tasks.id_of_key(user, claim.key)
-        if task_id is not None:
-            task = await self._tasks.get(task_id)
-            if task is None:
-                raise Conflict(f"The task {task_id} that this Idempotency-Key has made was deleted; use a new one.")
-            return task
-        if now() - seen.at < _DEAD or not await self._claims.swap(seen, claim):
-            raise Conflict("A request with this Idempotency-Key is being worked on; ask again in a moment.")
-        return None
+        return seen

@@ -15,6 +15,7 @@ from . import config as configs
 from .coordinator import Coordinator
 from .errors import Conflict, Forbidden, Invalid, Missing
 from .making import Making, NewTask
+from .once import Reserved
 
 MAX_TEXT: Final = 1024
 _TRIES: Final = 50
@@ -70,7 +71,7 @@ class TaskService:
             return []
         return [task.run, *(run for run in await self._tasks.history(task.id, limit) if run.id != task.run.id)][:limit]
 
-    async def create(self, user: User, new: NewTask, key: str | None = None) -> Task:
+    async def create(self, user: User, new: NewTask, reserved: Reserved | None = None) -> Task:
         """Make a task, with its folder and its image; it carries the digest of an idempotency key.
 
         Raises
@@ -84,9 +85,9 @@ class TaskService:
             raise Invalid.field("original_name", "is needed when no file is given (field `file` or `local_file`)")
         name, title = _checked(name, "original_name"), _text(fields, "title") or ""
         groups = await self._groups(fields.get("groups", ()), user)
-        return await self._making.new(user, new, name=name, title=title, groups=groups, key=key)
+        return await self._making.new(user, new, name=name, title=title, groups=groups, reserved=reserved)
 
-    async def duplicate(self, task_id: int, user: User, key: str | None = None) -> Task:
+    async def duplicate(self, task_id: int, user: User, reserved: Reserved | None = None) -> Task:
         """Make a task of the user with all files and the config of one that the user may see.
 
         Raises
@@ -97,7 +98,7 @@ class TaskService:
         for _ in range(_DOUBLES):
             task = await self.for_view(task_id, user)
             with contextlib.suppress(Changed):
-                return await self._making.double(task, user, key)
+                return await self._making.double(task, user, reserved)
         raise Conflict("The task changes too often; try again.")
 
     async def _groups(self, value: object, user: User, before: Collection[str] = ()) -> tuple[str, ...]:

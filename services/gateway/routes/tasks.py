@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from ..domain.errors import Invalid
 from ..domain.listing import Wanted
+from ..domain.once import Reserved
 from ..domain.tasks import MAX_TEXT
 from ..keys import LISTING, ONCE, QUOTA, ROOT, TASKS, USER
 from ..model import Task
@@ -134,7 +135,7 @@ async def create(request: web.Request) -> web.Response:
     key, user = idempotency_key(request), request[USER]
     async with received(request, user.name) as new:
         asked = [dict(new.fields), new.upload_name, new.upload and (await asyncio.to_thread(new.upload.stat)).st_size]
-        task = await request.app[ONCE].make(key, user.name, asked, lambda: request.app[TASKS].create(user, new, key))
+        task = await request.app[ONCE].make(key, asked, lambda own: request.app[TASKS].create(user, new, own))
     return reply(full(request, task), 201)
 
 
@@ -160,13 +161,13 @@ async def duplicate(request: web.Request) -> web.Response:
     """Make a task of the caller with all files and the config of another."""
     key, user, task_id = idempotency_key(request), request[USER], task_id_of(request)
 
-    async def double() -> Task:
+    async def double(own: Reserved | None) -> Task:
         tasks = request.app[TASKS]
         await tasks.for_view(task_id, user)
         await request.app[QUOTA].take_copy(user.name, request.app[ROOT].task(task_id))
-        return await tasks.duplicate(task_id, user, key)
+        return await tasks.duplicate(task_id, user, own)
 
-    task = await request.app[ONCE].make(key, user.name, ["duplicate", task_id], double)
+    task = await request.app[ONCE].make(key, ["duplicate", task_id], double)
     return reply(full(request, task), 201)
 
 

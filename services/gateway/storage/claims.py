@@ -20,18 +20,21 @@ class Claim:
     what
         Digest of what was asked.
     owner
-        Unique name of who works on it.
+        Unique name of who was the first to work on it.
     at
         When that began.
     task_id
-        What it made; None before its end.
+        What it makes.
+    made
+        Whether that was there.
     """
 
     key: str
     what: str
     owner: str
     at: datetime
-    task_id: int | None = None
+    task_id: int
+    made: bool = False
 
 
 class Claims:
@@ -53,13 +56,12 @@ class Claims:
         """Read a claim."""
         async with answering():
             doc = await self._claims.find_one({"_id": key})
-        return Claim(key, doc["what"], doc["owner"], doc["at"], doc.get("task_id")) if doc else None
+        return Claim(key, doc["what"], doc["owner"], doc["at"], doc["task_id"], doc["made"]) if doc else None
 
-    async def swap(self, old: Claim, new: Claim) -> bool:
-        """Write a claim, if its owner is still the one of the old one."""
+    async def note_made(self, claim: Claim) -> None:
+        """Note that the task of a claim is there."""
         async with answering():
-            result = await self._claims.update_one({"_id": old.key, "owner": old.owner}, {"$set": _fields(new)})
-        return bool(result.matched_count)
+            await self._claims.update_one({"_id": claim.key, "owner": claim.owner}, {"$set": {"made": True}})
 
     async def drop(self, claim: Claim) -> None:
         """Forget a claim, if it is still its owner's."""
@@ -68,4 +70,10 @@ class Claims:
 
 
 def _fields(claim: Claim) -> dict[str, Any]:
-    return {"what": claim.what, "owner": claim.owner, "at": claim.at, "task_id": claim.task_id}
+    return {
+        "what": claim.what,
+        "owner": claim.owner,
+        "at": claim.at,
+        "task_id": claim.task_id,
+        "made": claim.made,
+    }

@@ -48,6 +48,15 @@ class Shelves:
             await self._shelves.insert_one({"_id": task.id, "user": task.user, "open": True, "ids": [task.id]})
             await self._texts.update_one({"_id": task.id}, {"$set": {_row(task.id): row_of(task)}})
 
+    async def hold(self, task: Task) -> bool:
+        """Tell whether a task is on a shelf, with its text."""
+        async with answering():
+            shelf = await self._shelves.find_one({"user": task.user, "ids": task.id}, {"_id": 1})
+            if shelf is None:
+                return False
+            await self._texts.update_one({"_id": shelf["_id"]}, {"$set": {_row(task.id): row_of(task)}})
+        return True
+
     async def rewrite(self, task: Task) -> None:
         """Write the text of a task again, after it was renamed or shared."""
         async with answering():

@@ -52,8 +52,14 @@ class Tasks:
         """Draw the id of a new task."""
         return await self._store.next_id("tasks")
 
-    async def insert(self, task: Task, key: str | None = None) -> None:
-        """Store a new task, with the digest of the idempotency key of its request."""
+    async def insert(self, task: Task, key: str | None = None) -> bool:
+        """Store a new task, with the digest of the idempotency key of its request.
+
+        Returns
+        -------
+        bool
+            False when there is a task of that id: the same request, sent again, was faster.
+        """
         fields = {key: value for key, value in task_fields(task).items() if value is not None}
         document = {
             "_id": task.id,
@@ -66,15 +72,14 @@ class Tasks:
         }
         if key is not None:
             document["key"] = key
-        await self.shelves.put(task)
+        if key is None or not await self.shelves.hold(task):  # an earlier try may have come that far
+            await self.shelves.put(task)
         async with answering():
-            await self._tasks.insert_one(document)
-
-    async def id_of_key(self, user: str, key: str) -> int | None:
-        """Find the task that a request has made; looks through all of the user's, which is needed after deaths only."""
-        async with answering():
-            doc = await self._tasks.find_one({"user": user, "key": key}, {"_id": 1})
-        return int(doc["_id"]) if doc else None
+            try:
+                await self._tasks.insert_one(document)
+            except DuplicateKeyError:
+                return False
+        return True
 
     async def get(self, task_id: int) -> Task | None:
         """Read a whole task."""
