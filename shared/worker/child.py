@@ -28,6 +28,7 @@ from .step import Resources, StepContext, StepSpec
 
 MAX_JOBS: Final = 100
 _DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_NO_ROOM_BYTES: Final = 2**20  # a program that finds so little may have failed for want of more
 CHEAP_S: Final = 0.5
 CHEAP_BYTES: Final = 32 * 2**20
 """A child that did its job faster, with less memory, may do another one: a fork costs more than the cheapest steps."""
@@ -148,16 +149,16 @@ class _Job:
             check_plain(computed)
         except StepError as error:
             internal = isinstance(error, InternalError)
+            if internal and is_disk_full(error, work):
+                return self._disk_full()
             facts = f"{error.details!r}" + (traceback.format_exc() if internal else "")
             more = {"retry": error.retry, "internal": internal, "facts": facts}
             return self._failure(error.code, error.user_message, parameter=error.details.get("parameter"), **more)
         except MemoryError:
             return self._failure("memory_limit", f"The {self._title} ran out of memory; try a smaller image.")
         except Exception as error:  # noqa: BLE001 - the edge: whatever a step raises ends as a failed step
-            if isinstance(error, OSError) and error.errno in _DISK_FULL:
-                return self._failure(
-                    "disk_full", "There is no space left for the results; try again later.", retry=True
-                )
+            if is_disk_full(error, work):
+                return self._disk_full()
             text = f"The {self._title} stopped because of a fault in this service; its operators can see the cause."
             return self._failure("internal", text, internal=True, facts=traceback.format_exc())
         return {"t": "done", "computed": computed}
@@ -182,6 +183,9 @@ class _Job:
     def _failure(self, code: str, text: str, **more: object) -> wire.Frame:
         self._say(f"Failed: {text}")
         return {"t": "error", "code": code, "error": text, **more}
+
+    def _disk_full(self) -> wire.Frame:
+        return self._failure("disk_full", "There is no space left for the results; try again later.", retry=True)
 
     def _context(self, work: Path, spec: StepSpec) -> StepContext:
         job = self._job
@@ -230,6 +234,14 @@ class _Job:
             except OSError:
                 # the worker is gone, and the watchdog is on its way
                 os.kill(0, signal.SIGKILL)
+
+
+def is_disk_full(error: Exception, work: Path) -> bool:
+    """Tell whether a failure is that of a full disk, for which programs and libraries have words of their own."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    volume = os.statvfs(work)
+    return volume.f_bavail * volume.f_frsize < _NO_ROOM_BYTES
 
 
 def check_plain(computed: object) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,15 @@ from typing import Any, Final
 
 import structlog
 
+from stdweb.stack import processes
+
 from . import faults, report
 from .driver import Part, Result
 from .stack import SHORT_LEASES, VOLUME_BYTES
 
 _INSIDE: Final = "CHAOS_NAMESPACE"
 _PART: Final = 50
+_GRACE_S: Final = 3.0
 
 
 def main() -> int:
@@ -81,6 +85,8 @@ class _State:
 
 
 def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> Result:
+    if (folder / "mark").exists():  # of a campaign that was killed
+        processes.end((folder / "mark").read_text(), _GRACE_S)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "volume").mkdir(parents=True)
     mounted = _mount(folder / "volume")
@@ -98,7 +104,7 @@ def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> R
             cache_logger_on_first_use=False,
         )
         leases = SHORT_LEASES if options.leases == "short" else {}
-        result = asyncio.run(Part(folder, seed, count, kinds, leases).run())
+        result = asyncio.run(_guarded(Part(folder, seed, count, kinds, leases)))
     if mounted:
         keep = folder / "volume-kept"
         if result.violations and options.keep:
@@ -107,6 +113,13 @@ def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> R
     if not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+async def _guarded(part: Part) -> Result:
+    """Run a part; who is told to end ends its stack as well."""
+    task = asyncio.create_task(part.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _enter_namespace() -> None:

@@ -70,8 +70,8 @@ class Part:
     async def run(self) -> Result:
         """Run it to its end."""
         began = time.monotonic()
-        await self._stack.start()
         try:
+            await self._stack.start()
             pictures = await asyncio.to_thread(make_pictures, self._folder / "pictures", self._stack.mirror)
             tokens = await self._tokens()
             ledger = Ledger(self._folder / "ledger.jsonl")

@@ -57,6 +57,8 @@ class Stack:
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
     ports: dict[str, int] = field(default_factory=dict)
     proxies: dict[tuple[str, str], Proxy] = field(default_factory=dict)
+    _supervisor: Supervisor | None = None
+    _running: asyncio.Task[None] | None = None
 
     @property
     def volume(self) -> Path:
@@ -133,8 +135,9 @@ class Stack:
 
     async def stop(self) -> list[str]:
         """End everything; gives what had to be killed."""
-        self._supervisor.stop()
-        await self._running
+        if self._supervisor is not None and self._running is not None:
+            self._supervisor.stop()
+            await self._running
         for proxy in self.proxies.values():
             await proxy.close()
         left = [_command(pid) for pid in await self._left()]
@@ -214,7 +217,7 @@ class Stack:
         url = f"amqp://stdweb:{self.mark}@127.0.0.1:{self.ports['broker']}/{VHOST}"
         connection = await aio_pika.connect(url)
         async with connection, connection.channel() as channel:
-            queue = await channel.get_queue("parking.v2", ensure=False)
+            queue = await channel.get_queue(PARKING_QUEUE, ensure=False)
             found = []
             while (message := await queue.get(fail=False)) is not None:
                 found.append(json.loads(message.body))
