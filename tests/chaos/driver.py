@@ -26,6 +26,7 @@ _GAP_S: Final = (0.5, 2.5)
 _OVERLAP: Final = 0.3  # of the faults begin while the one before is not over
 _RECOVER_S: Final = 60.0
 _SETTLE_S: Final = 60.0
+_MET_S: Final = 1.0  # of a fault that is over at once
 _ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one
 
 log = structlog.get_logger()
@@ -84,6 +85,8 @@ class Part:
             await self._torment()
             log.info("faults done", seconds=round(time.monotonic() - began))
             await self._load.stop()
+            for line in self._result.faults:
+                line["lost_s"] = _lost_s(line, ledger)
             verdict = await self._settle(ledger)
             ledger.close()
             client.close()
@@ -226,3 +229,14 @@ class Part:
             faults=self._result.faults,
             at=time.time(),
         )
+
+
+def _lost_s(fault: dict[str, Any], ledger: Ledger) -> float:
+    """Give the longest time that a client lost by tries that failed, of the requests that met the fault."""
+    first, last = fault["began"], fault["began"] + max(fault["hold_s"], _MET_S)
+    met = [
+        line["lost_s"]
+        for line in ledger.lines
+        if line["what"] == "accepted" and line["at"] >= first and line["at"] - line["took_s"] <= last
+    ]
+    return max(met, default=0.0)

@@ -34,13 +34,13 @@ def table(parts: list[dict[str, Any]]) -> list[str]:
         for fault in one["faults"]:
             rows[fault["kind"]].append(fault)
     lines = [
-        "| fault | tries | process ready again, s | step of the worker ended, s | next run ended, s |",
-        "|---|---|---|---|---|",
+        "| fault | tries | process ready again, s | step of the worker ended, s | next run ended, s | client lost, s |",
+        "|---|---|---|---|---|---|",
     ]
     for kind, faults in sorted(rows.items()):
         lines.append(
             f"| {kind} | {len(faults)} | {_times(faults, 'up_s')} | {_times(faults, 'step_s')} "
-            f"| {_times(faults, 'recovered_s')} |"
+            f"| {_times(faults, 'recovered_s')} | {_times(faults, 'lost_s')} |"
         )
     return lines
 
