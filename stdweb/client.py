@@ -31,6 +31,11 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
 
+    @property
+    def is_passing(self) -> bool:
+        """Tell whether the same request may soon be answered: the service is away, or asks to wait."""
+        return self.status in {None, 429, 502, 503, 504}
+
 
 class _Counted:
     """A file that tells how much of it has been read."""

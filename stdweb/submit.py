@@ -18,6 +18,7 @@ from .client import RUNNING, ApiError, Client
 from .settings import DEMO_USER, STATE_FOLDER, StackState
 
 _POLL_S: Final = 0.5
+_PATIENCE_S: Final = 60.0
 _SHOWN_KEYS: Final = ("zp", "zp_err", "color_term", "fwhm", "mag_limit", "astrom_rms", "cat_name", "filter")
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -168,8 +169,23 @@ def choose(task_id: int, names: Sequence[str], paths: Sequence[str]) -> list[str
     return list(dict.fromkeys(wanted))
 
 
-def follow(client: Client, tasks: Sequence[int]) -> list[dict[str, Any]]:
-    """Show how far tasks are until none of them runs any more; give them back."""
+def follow(client: Client, tasks: Sequence[int], patience_s: float = _PATIENCE_S) -> list[dict[str, Any]]:
+    """Show how far tasks are until none of them runs any more; give them back.
+
+    Parameters
+    ----------
+    client
+        Of the service.
+    tasks
+        Their ids.
+    patience_s
+        How long the service may be away, seconds: runs go on after it was started again.
+
+    Raises
+    ------
+    ApiError
+        It refused to show a task, or was away for longer.
+    """
     ended: dict[int, dict[str, Any]] = {}
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -179,11 +195,19 @@ def follow(client: Client, tasks: Sequence[int]) -> list[dict[str, Any]]:
     )
     with Progress(*columns, console=console) as progress:
         bars = {task_id: progress.add_task(f"task {task_id}", total=1.0, doing="") for task_id in tasks}
+        answered = time.monotonic()
         while True:
             for task_id, bar in bars.items():
                 if task_id in ended:
                     continue
-                task = client.task(task_id)
+                try:
+                    task = client.task(task_id)
+                except ApiError as error:
+                    if not error.is_passing or time.monotonic() - answered > patience_s:
+                        raise
+                    progress.update(bar, doing="no answer from the service, asking again")
+                    break
+                answered = time.monotonic()
                 fraction, doing = _now(task)
                 progress.update(bar, completed=fraction, doing=doing)
                 if RUNNING not in task["state"]:
