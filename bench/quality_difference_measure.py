@@ -58,7 +58,11 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     table = find_candidates(found, image, mask, Search(fwhm, annulus), lambda *_: None).table
     places = np.column_stack([table["x"], table["y"]]).reshape(-1, 2)
     to_candidate, _ = cKDTree(places).query(_places(real))
-    found_new = cKDTree(places).query(_places(new))[0] < MATCH_PIX
+    away, nearest = cKDTree(places).query(_places(new))
+    found_new = away < MATCH_PIX
+    off_x = places[nearest[found_new], 0] - new["x"][found_new]
+    off_y = places[nearest[found_new], 1] - new["y"][found_new]
+    xerr, yerr = (np.asarray(table[name], float)[nearest[found_new]] for name in ("xerr", "yerr"))
     from_real, _ = cKDTree(_places(real)).query(places)
     far = max(MATCH_PIX, SAME_PER_FWHM * found.fwhm_pix)
     wrong = from_real > far
@@ -80,6 +84,11 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
         "sn": new["sn"].round(2).tolist(),
         "mag": new["mag"].round(2).tolist(),
         "found": found_new.tolist(),
+        "position_sn": new["sn"][found_new].round(2).tolist(),
+        "position_x": off_x.round(4).tolist(),
+        "position_y": off_y.round(4).tolist(),
+        "position_pull_x": (off_x / xerr).round(3).tolist(),
+        "position_pull_y": (off_y / yerr).round(3).tolist(),
         "lost_to_mask": bad[at].tolist(),
         "clean": (forced.flags == 0).tolist(),
         "ratio": np.nan_to_num(forced.flux / expected, nan=-9).round(5).tolist(),

@@ -23,6 +23,11 @@ TRAILS_TEXT = """Asteroids found, by the length of their trails. A trail is not 
 are chosen unless `filter_prefilter` is off; what that costs is in the last column.
 """
 
+POSITIONS_TEXT = """## Positions
+
+Median distance of candidates from the truth, pixels of one arcsecond, and the width of (position - truth) / error.
+"""
+
 CASES_TEXT = """`off` and `on` are the standard deviation of difference over noise: away from sources, and within 5
 pixels of stars brighter than r = 16, pixels of the mask left out. `scale` is the error of the measured photometric
 scale, `s` the processor time of one core for the subtraction alone. Candidates are false when nothing that changed is
