@@ -25,7 +25,7 @@ _CLIENTS: Final = 6
 _GAP_S: Final = (0.5, 2.5)
 _OVERLAP: Final = 0.3  # of the faults begin while the one before is not over
 _RECOVER_S: Final = 60.0
-_SETTLE_S: Final = 60.0
+_SETTLE_S: Final = 90.0
 _MET_S: Final = 1.0  # of a fault that is over at once
 _ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one
 
@@ -156,7 +156,7 @@ class Part:
         found = []
         for task_id in faults.tasks_of(self._stack, victim):
             step = await asyncio.to_thread(self._current, task_id)
-            if step is not None:
+            if step:  # and the store answered
                 found.append((task_id, step))
         return found
 
