@@ -65,6 +65,10 @@ class GatewaySettings(ProcessSettings):
     mongo_url: SecretStr = Field(description="Store, mongodb://…/database")
     host: str = Field("127.0.0.1", description="Address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on")
+    tls_certificate: Path | None = Field(
+        None, description="Certificate with its chain, PEM: the API speaks https; without it that is left to a proxy"
+    )
+    tls_key: Path | None = Field(None, description="Private key of the certificate, PEM, if in a file of its own")
     site_url: str | None = Field(
         None,
         pattern=r"^https?://[^/?#@\s]+$",

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import ssl
 import sys
 
 import structlog
@@ -40,7 +41,7 @@ async def main(settings: GatewaySettings) -> int:
     try:
         runner = Runner(build_app(settings, store, broker, give_up), access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port)
+        site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
         await site.start()
         structlog.get_logger().info("serving", host=settings.host, port=settings.port)
         await stop.wait()
@@ -48,6 +49,14 @@ async def main(settings: GatewaySettings) -> int:
     finally:
         await broker.close()
     return int(broken.is_set())
+
+
+def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
         What the environment says. Its other `STDWEB_` settings are handed on to the services.
     """
     common = dict(os.environ) | marked(state.mark)
-    for name in ("HOST", "PORT", "AMQP_URL", "MONGO_URL", "MIRROR_DIR", "SLOTS"):
+    for name in ("HOST", "PORT", "AMQP_URL", "MONGO_URL", "MIRROR_DIR", "SLOTS", "TLS_CERTIFICATE", "TLS_KEY"):
         common.pop(PREFIX + name, None)
     data_dir = (settings.data_dir or state.volume).resolve()
     for folder in (data_dir, state.mirror_dir):
