@@ -19,6 +19,9 @@ class Memory:
         self.tasks: dict[int, Task] = {}
         self.ids = count(1)
 
+    async def get(self, key: str) -> Claim | None:
+        return self.claims.get(key)
+
     async def add(self, claim: Claim) -> bool:
         return self.claims.setdefault(claim.key, claim) is claim
 
