@@ -129,6 +129,7 @@ class Part:
         self._busy.add(victim)
         await faults.ready_for(self._stack, fault)
         held = await self._held(victim)
+        before = self._stack.pid(victim) if victim in self._stack.deaths() else None
         line: dict[str, Any] = {**asdict(fault), "began": time.time(), "ended": time.time() + 3600}
         self._result.faults.append(line)
         log.info("fault", steps=[step["id"] for _, step in held], **asdict(fault))
@@ -143,8 +144,8 @@ class Part:
             line["ended"] = time.time()
             log.info("fault over", number=fault.number, after_s=round(lifted - began, 2))
         watches = [asyncio.create_task(self._recovery(line, lifted))]
-        if victim in self._stack.deaths() and not fault.hold_s:
-            watches.append(asyncio.create_task(self._up(victim, line, applied)))
+        if before is not None and fault.kind in faults.DEADLY:
+            watches.append(asyncio.create_task(self._up(victim, before, line, applied)))
         watches += [asyncio.create_task(self._taken_over(task_id, step, line, applied)) for task_id, step in held]
         self._aftermath |= set(watches)
         await asyncio.wait(watches, timeout=_ATTENTION_S)
@@ -179,10 +180,11 @@ class Part:
             await asyncio.sleep(0.1)
         line["step_s"] = None
 
-    async def _up(self, victim: str, line: dict[str, Any], began: float) -> None:
-        """Measure how long it takes until what died is ready again."""
-        await asyncio.sleep(0.3)
-        while not self._stack.ready(victim) and time.monotonic() < began + 2 * _RECOVER_S:
+    async def _up(self, victim: str, before: int | None, line: dict[str, Any], began: float) -> None:
+        """Measure how long it takes until what died is ready again, under another number."""
+        while time.monotonic() < began + 2 * _RECOVER_S:
+            if self._stack.ready(victim) and self._stack.pid(victim) != before:
+                break
             await asyncio.sleep(0.05)
         line["up_s"] = round(time.monotonic() - began, 2)
         line["ended"] = time.time()

@@ -20,6 +20,7 @@ from .stack import GATEWAYS, WORKERS, Stack
 BROKER: Final = ("broker",)
 STORE: Final = ("store",)
 _THERE_S: Final = 20.0
+_UP_S: Final = 40.0
 _BUSY_S: Final = 3.0  # how long to wait for a worker that has work
 
 
@@ -193,6 +194,12 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
+DEADLY: Final = {"kill gateway", "kill worker", "kill broker", "kill store"} | {
+    f"restart {name}" for name in ("gateway", "worker", "broker", "store")
+}
+"""Faults after which the process of the victim is another one."""
+
+
 def draw(dice: random.Random, count: int, kinds: list[str] | None = None) -> list[Fault]:
     """Draw faults: every kind as often as any other, in random order."""
     found: list[Fault] = []
@@ -256,6 +263,8 @@ def _command(pid: int) -> str:
 
 async def ready_for(stack: Stack, fault: Fault) -> None:
     """Wait, not for ever, until the victim is there, and a worker has work."""
+    if fault.victim in {*BROKER, *STORE}:  # there is one of each: hit before it is up it would not get up
+        await _until(lambda: stack.ready(fault.victim), _UP_S)
     if fault.victim in stack.deaths():
         await _until(lambda: stack.pid(fault.victim), _THERE_S)
     if fault.victim in WORKERS:
