@@ -17,12 +17,12 @@ from aio_pika.abc import (
     AbstractRobustQueue,
     HeadersType,
 )
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from pydantic import BaseModel
 
 from ..contracts.messages import Message
 from ..contracts.rpc import Rpc
 from .connection import open_connection
+from .delivery import AWAY, RabbitDelivery
 from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler
 from .rpc import Calls, serve
 from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, reply_queue, topology
@@ -34,7 +34,6 @@ T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.2
 _MAX_RETRY_S: Final = 5.0
 _REPLIES_AT_ONCE: Final = 100
-_AWAY: Final = (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.InvalidStateError)
 
 
 def connect(
@@ -66,55 +65,6 @@ def connect(
     return RabbitBroker(url, name, settle_s, what or topology(delays_s), declares=declares)
 
 
-class _Delivery:
-    """A message from aio-pika."""
-
-    def __init__(self, message: AbstractIncomingMessage) -> None:
-        self._message = message
-
-    @property
-    def body(self) -> bytes:
-        """Give the JSON as it came."""
-        return self._message.body
-
-    @property
-    def message_id(self) -> str:
-        """Give the sender's id; empty without one."""
-        return self._message.message_id or ""
-
-    @property
-    def routing_key(self) -> str:
-        """Give the routing key of the first publication."""
-        return self._message.routing_key or ""
-
-    @property
-    def headers(self) -> Mapping[str, object]:
-        """Give all headers."""
-        return self._message.headers
-
-    @property
-    def reply_to(self) -> str:
-        """Give the queue for the answer; empty without one."""
-        return self._message.reply_to or ""
-
-    async def ack(self) -> None:
-        """Acknowledge; see `Delivery`."""
-        await self._settle(self._message.ack())
-
-    async def reject(self) -> None:
-        """Send to the dead letters; see `Delivery`."""
-        await self._settle(self._message.reject(requeue=False))
-
-    async def requeue(self) -> None:
-        """Give back; see `Delivery`."""
-        await self._settle(self._message.nack(requeue=True))
-
-    async def _settle(self, action: Coroutine[Any, Any, None]) -> None:
-        # the channel that delivered it is gone: the broker has queued the message again
-        with contextlib.suppress(*_AWAY):
-            await action
-
-
 class _Consumer:
     """A subscription on a channel of its own."""
 
@@ -126,7 +76,7 @@ class _Consumer:
     async def stop(self) -> None:
         """Take no further messages; see `Consumer`."""
         # the channel stays open: handlers still acknowledge through it
-        with contextlib.suppress(*_AWAY):
+        with contextlib.suppress(*AWAY):
             await self._queue.cancel(self._tag)
 
 
@@ -176,16 +126,16 @@ class RabbitBroker:
         while True:
             try:
                 connection = await open_connection(self._url, self._name)
-            except _AWAY as error:
+            except AWAY as error:
                 log.warning("broker unreachable", error=str(error), retry_s=retry_s)
             else:
                 try:
                     await self._declare(connection)
                     publisher = connection.channel(publisher_confirms=True, on_return_raises=True)
                     await publisher.initialize()
-                except _AWAY as error:
+                except AWAY as error:
                     log.warning("broker refused the topology", error=str(error), retry_s=retry_s)
-                    with contextlib.suppress(*_AWAY):
+                    with contextlib.suppress(*AWAY):
                         await connection.close()
                 else:
                     break
@@ -200,7 +150,7 @@ class RabbitBroker:
         log.info("broker connected again")
         if connection is not None:
             # a broker that lost its disk has to be told again what there is
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await self._declare(connection)
 
     async def _declare(self, connection: AbstractRobustConnection) -> None:
@@ -214,7 +164,7 @@ class RabbitBroker:
             for queue in self._topology.queues:
                 await _declare_queue(channel, queue, robust=False)
         finally:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await channel.close()
 
     async def close(self) -> None:
@@ -225,7 +175,7 @@ class RabbitBroker:
             task.cancel()
         await asyncio.gather(self._opening, *self._tasks, return_exceptions=True)
         if self._connection is not None:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await self._connection.close()
 
     # ---- publishing
@@ -281,7 +231,7 @@ class RabbitBroker:
             raise BrokerUnavailable(msg)
         try:
             return task.result()
-        except _AWAY as error:
+        except AWAY as error:
             msg = f"the broker took no message: {error!r}"
             raise BrokerUnavailable(msg) from error
 
@@ -368,7 +318,7 @@ class RabbitBroker:
 
     def _receiver(self, handler: Handler) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
         async def receive(message: AbstractIncomingMessage) -> None:
-            task = asyncio.create_task(_guarded(handler, _Delivery(message)))
+            task = asyncio.create_task(_guarded(handler, RabbitDelivery(message)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -389,7 +339,7 @@ class RabbitBroker:
             result = declared.declaration_result
             return Depth(result.message_count or 0, result.consumer_count or 0)
         finally:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await channel.close()
 
 
@@ -410,7 +360,7 @@ def _headers(headers: Mapping[str, HeaderValue]) -> HeadersType:
     return dict(headers)
 
 
-async def _guarded(handler: Handler, delivery: _Delivery) -> None:
+async def _guarded(handler: Handler, delivery: RabbitDelivery) -> None:
     try:
         await handler(delivery)
     except Exception:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from .commits import Commit, Manifest
-from .folder import WORK, NotFound, TaskDir, delete
+from .disk import delete
+from .folder import WORK, NotFound, TaskDir
 
 _LEASE: Final = "lease"
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from .commits import MANIFEST, Commit, Manifest, list_commits, visible
+from .disk import delete, sync
 from .layers import Entry, at, put_in
 from .names import BadName, open_root, safe_parts
 from .view import rebuild_view
@@ -114,24 +114,6 @@ class TasksRoot:
                     delete(entry)
                     swept += 1
         return swept
-
-
-def delete(path: Path) -> None:
-    """Delete a file or a whole folder; links are removed, not followed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Write the names in a folder to the disk; one that was swept meanwhile needs none."""
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 class TaskDir:
@@ -266,8 +248,8 @@ class TaskDir:
             if seen is None or seen.owner != manifest.owner:
                 return False
         # whoever is told of the commit must find it after a loss of power, too
-        _sync(target)
-        _sync(target.parent)
+        sync(target)
+        sync(target.parent)
         with contextlib.suppress(OSError):
             # the commit counts whatever becomes of the view: the volume may be full, or know no links
             self.tidy()

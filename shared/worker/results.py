@@ -8,7 +8,7 @@ from typing import Any
 from ..contracts.messages import FileInfo, StepDone, StepFailed, StepMessage
 from ..contracts.steps import Step
 from ..taskdir import Commit, Manifest, TaskDir
-from ..taskdir.folder import delete
+from ..taskdir.disk import delete
 
 
 def keep_only(work: Path, names: tuple[str, ...]) -> tuple[FileInfo, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.taskdir import BadName, copy_file, copy_tree, safe_parts
-from shared.taskdir.folder import delete
+from shared.taskdir.disk import delete
 
 from ..model import Preset
 from ..storage import Users

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.taskdir import Commit, TaskDir, visible
-from shared.taskdir.folder import RESULTS, delete
+from shared.taskdir.disk import delete
+from shared.taskdir.folder import RESULTS
 
 from ..model import Task
 from .folders import leftovers, size_of
