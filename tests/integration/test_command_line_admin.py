@@ -1,64 +1,16 @@
 """What administrators do on the command line, on a real store, and what the gateway makes of it."""
 
-import asyncio
-import os
 import re
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.gateway import keys
+from tests.support.command_line import CommandLine
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.store import free_port
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command gave back."""
-
-    status: int
-    shown: str
-    complaint: str
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """`stdweb` in a folder of its own, with the address of a store."""
-
-    folder: Path
-    mongo_url: str
-    data_dir: Path | None = None
-
-    async def run(self, *arguments: str, stdin: str = "") -> Answer:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STDWEB_")}
-        environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "160", "STDWEB_MONGO_URL": self.mongo_url}
-        if self.data_dir is not None:
-            environment["STDWEB_DATA_DIR"] = str(self.data_dir)
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "stdweb",
-            *arguments,
-            cwd=self.folder,
-            env=environment,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-        )
-        shown, complaint = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
-        return Answer(process.returncode or 0, shown.decode(), complaint.decode())
-
-    async def ok(self, *arguments: str, stdin: str = "") -> str:
-        answer = await self.run(*arguments, stdin=stdin)
-        assert answer.status == 0, answer
-        assert answer.complaint == ""
-        return answer.shown
 
 
 @pytest.fixture

@@ -42,7 +42,11 @@ class Site:
         self.images = Images(self.tasks, self.root)
 
     async def __aenter__(self) -> Self:
-        await self.store.prepare()
+        try:
+            await self.store.prepare()
+        except BaseException:
+            self.store.close()
+            raise
         if self._amqp_url is not None:
             self._broker = connect(self._amqp_url, "stdweb-admin", settle_s=_SETTLE_S)
         return self
