@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway import keys
 from services.gateway.domain.errors import Conflict, Unavailable
 from services.gateway.domain.runs import Request, begin_cancel
 from services.gateway.model import Task, now
 from shared.broker import BrokerUnavailable
 from shared.contracts import states
+from shared.contracts.messages import StepDone
 from tests.support.coordinator import Member, Post
+from tests.support.gateway import Client, Gateway
 
 ASKED = Request("ann", ["inspect"], key="k")
 
@@ -89,3 +92,18 @@ async def test_while_it_is_being_undone_the_same_request_is_told_to_wait(mongo_u
         await first.coordinator.revisions.change(1, started.run.id, lambda seen: begin_cancel(seen, started.run.id))
         with pytest.raises(Conflict, match="again in a moment"):
             await second.coordinator.process(await second.tasks.get(1), ASKED)
+
+
+async def test_a_report_that_comes_again_clears_what_a_death_has_left(site: Gateway, ann: Client) -> None:
+    site.worker.hold = {"inspect"}
+    task = await ann.new_task()
+    run_id = (await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]}))["celery_id"]
+    report = site.worker.work(site.worker.seen[0])
+    assert isinstance(report, StepDone)
+    coordinator = site.app[keys.COORDINATOR]
+    await coordinator.done(report)
+    assert (await ann.ended(task))["state"] == "inspect_done"
+    scratch = site.data_dir / "tasks" / str(task) / ".work" / run_id
+    scratch.mkdir(parents=True)  # as when the gateway dies between the store and the folder
+    await coordinator.done(report)
+    assert not scratch.exists()

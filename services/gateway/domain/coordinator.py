@@ -240,6 +240,7 @@ class Coordinator:
         """Take in the results of a step, and go on to the next."""
         found = await self.revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
+            await self._clear_ended(report.task_id, report.run_id)
             return
         task, step = found
         if report.attempt != step.attempt:
@@ -254,6 +255,7 @@ class Coordinator:
         """End a run whose step cannot succeed."""
         found = await self.revisions.with_current(report.task_id, report.run_id, report.step_id)
         if found is None:
+            await self._clear_ended(report.task_id, report.run_id)
             return
         task, step = found
         manifest = await self.fences.committed(task.id, step)
@@ -342,6 +344,12 @@ class Coordinator:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
             await self.release(new.run.user, name, began)
+            await self.fences.clear(task_id, run_id)
+
+    async def _clear_ended(self, task_id: int, run_id: str) -> None:
+        """Remove what is left of a run, if it has ended: who ended it may have died, or not known it, before that."""
+        task = await self.tasks.get(task_id)
+        if task is not None and task.run is not None and task.run.id == run_id and not task.running:
             await self.fences.clear(task_id, run_id)
 
     async def go_on(self, task: Task) -> None:
