@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
 
-.PHONY: help setup up down status demo test lint type format bench quality chaos lock clean
+.PHONY: help setup up down status demo test lint type format bench quality chaos fuzz lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -55,6 +55,10 @@ chaos: ## faults against a whole stack, and a judge of what is left; FAULTS=15 S
 	@bash scripts/setup.sh tests
 	@$(PYTHON_IN_VENV) -m tests.chaos --faults "$${FAULTS:-15}" --seed "$${SEED:-1}" $${KINDS:+--kinds "$$KINDS"} \
 	    $${TABLE:+--table "$$TABLE"} --state ".stdweb/chaos-$${SEED:-1}.json"
+
+fuzz: setup ## hostile FITS files against all that reads files of strangers; FILES=1000 SEED=<any number> to do it again
+	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; \
+	OPENBLAS_NUM_THREADS=1 $(PYTHON_IN_VENV) -W ignore -m tests.support.fuzzing "$$seed" "$${FILES:-1000}"
 
 lock: ## renew requirements.lock from pyproject.toml
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \

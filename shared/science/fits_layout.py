@@ -12,7 +12,9 @@ from ..errors import DataError
 
 BLOCK_BYTES: Final = 2880
 _CARD_BYTES: Final = 80
-_MAX_HEADER_BLOCKS: Final = 2000
+_MAX_HEADER_BLOCKS: Final = 500
+"""18,000 cards, of which astropy reads some thousand a second; headers that people write have fewer than 5000."""
+
 _MAX_PARTS: Final = 1000
 _MAX_DATA_BYTES: Final = 2**43  # more is no place in a file on most volumes
 _CHUNK_BYTES: Final = 1 << 20
@@ -27,8 +29,8 @@ class _Part:
     has_plane: bool
 
 
-def bytes_to_image(file: BinaryIO | gzip.GzipFile, limit_bytes: int) -> int:
-    """Walk to the end of the first part with an image plane, and tell how many bytes of the file there are up to it.
+def bytes_to_image(file: BinaryIO | gzip.GzipFile, limit_bytes: int, ext: int | None = None) -> int:
+    """Walk to the end of the image that will be read, and tell how many bytes of the file there are up to it.
 
     Parameters
     ----------
@@ -36,13 +38,15 @@ def bytes_to_image(file: BinaryIO | gzip.GzipFile, limit_bytes: int) -> int:
         The unpacked content, at its start.
     limit_bytes
         Most that is read.
+    ext
+        Number of the part to walk to; None for the first with an image plane.
 
     Raises
     ------
     DataError
-        When a header declares impossible sizes, or the limit is passed.
+        When a header declares impossible sizes or has no end, or the limit is passed.
     """
-    for _ in range(_MAX_PARTS):
+    for number in range(_MAX_PARTS):
         part = _next_part(file)
         if part is None:
             break
@@ -54,8 +58,10 @@ def bytes_to_image(file: BinaryIO | gzip.GzipFile, limit_bytes: int) -> int:
             rest -= len(chunk)
             if file.tell() > limit_bytes:
                 raise DataError("too_large", "The file holds more than can be processed. Crop the image.")
-        if part.has_plane or rest > 0:
+        if rest > 0 or (part.has_plane if ext is None else number >= ext):
             break
+    else:
+        raise _bad(f"has more than {_MAX_PARTS} parts and no image among them")
     return file.tell()
 
 
@@ -70,10 +76,16 @@ def _next_part(file: BinaryIO | gzip.GzipFile) -> _Part | None:
             if keyword == "END":
                 return _part_of(cards)
             if card[8:10] == "= " and (keyword in _KEYS or keyword.startswith("NAXIS")):
-                cards.setdefault(keyword, card[10:].split("/")[0].strip())
+                value = card[10:].split("/")[0].strip()
+                if cards.setdefault(keyword, value) != value:  # which of them astropy would believe is its own affair
+                    raise _bad(f"has a header with two different {keyword}")
         if len(block) < BLOCK_BYTES:
             return None
-    return None
+    raise _bad(f"has a header of more than {_MAX_HEADER_BLOCKS * BLOCK_BYTES:,} bytes")
+
+
+def _bad(what: str) -> DataError:
+    return DataError("bad_fits", f"The image is not valid FITS: it {what}. Try to repair it, or upload it again.")
 
 
 def _part_of(cards: dict[str, str]) -> _Part | None:
@@ -88,10 +100,6 @@ def _part_of(cards: dict[str, str]) -> _Part | None:
         elements *= length
     data_bytes = abs(bitpix) // 8 * groups * (extra + elements)
     if bitpix not in _BITPIX or min([*lengths, extra, groups]) < 0 or data_bytes > _MAX_DATA_BYTES:
-        raise DataError(
-            "bad_fits",
-            "The image is not valid FITS: its header declares an impossible size or type. Try to repair it, or upload "
-            "it again.",
-        )
+        raise _bad("declares an impossible size or type in its header")
     image = cards.get("XTENSION", "'IMAGE").startswith("'IMAGE") and len(lengths) >= _PLANE_AXES and elements > 0
     return _Part(data_bytes, image or cards.get("ZIMAGE") == "T")

@@ -180,7 +180,7 @@ def open_plane(path: Path, *, stored: bool = False, ext: int | None = None) -> I
     DataError
         When there is no such plane, or the file is damaged.
     """
-    size_bytes = _content_bytes(path)
+    size_bytes = _content_bytes(path, ext)
     with ExitStack() as stack:
         with _reading(), quiet_fits():
             hdus = stack.enter_context(
@@ -254,7 +254,7 @@ def clean_header(header: fits.Header) -> fits.Header:
     return clean
 
 
-def _content_bytes(path: Path) -> int:
+def _content_bytes(path: Path, ext: int | None) -> int:
     """Give how many bytes there are to read, after a look at what the headers declare."""
     try:
         with path.open("rb") as file:
@@ -264,10 +264,10 @@ def _content_bytes(path: Path) -> int:
             with gzip.open(path, "rb") as unpacked:
                 start = unpacked.read(len(_FITS_MAGIC))
                 unpacked.seek(0)
-                size_bytes = bytes_to_image(unpacked, _MAX_UNPACKED_BYTES) if start == _FITS_MAGIC else size_bytes
+                size_bytes = bytes_to_image(unpacked, _MAX_UNPACKED_BYTES, ext) if start == _FITS_MAGIC else size_bytes
         elif start == _FITS_MAGIC:
             with path.open("rb") as file:
-                bytes_to_image(file, size_bytes)
+                bytes_to_image(file, size_bytes, ext)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError("truncated", "The compressed file is damaged or truncated. Upload it again.") from error
     except OSError as error:

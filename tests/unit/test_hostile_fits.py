@@ -1,0 +1,89 @@
+"""Files of strangers that are meant to harm: headers without end, sizes that lie, and a seeded corpus of damage."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from shared.errors import DataError
+from shared.science.images import read_image
+from tests.support.hostile_fits import BLOCK, CARD, card, hostile
+
+FIRST_SEED, FILES = 1, 40
+IMAGE = [card("SIMPLE", "T"), card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 16), card("NAXIS2", 16)]
+NOTHING = [card("SIMPLE", "T"), card("BITPIX", 8), card("NAXIS", 0)]
+PIXELS = bytes(BLOCK)
+
+
+def header(*cards: bytes, end: bytes = b"END") -> bytes:
+    text = b"".join(cards) + end
+    return text.ljust(-(-len(text) // BLOCK) * BLOCK)
+
+
+def extension(*sizes: int) -> bytes:
+    lengths = [card(f"NAXIS{axis + 1}", size) for axis, size in enumerate(sizes)]
+    first = [b"XTENSION= 'IMAGE   '".ljust(CARD), card("BITPIX", 8), card("NAXIS", len(sizes))]
+    return header(*first, *lengths, card("PCOUNT", 0), card("GCOUNT", 1))
+
+
+HARMFUL = {
+    "cards": (header(*IMAGE, *[card(f"K{number}", 1) for number in range(60_000)]) + PIXELS, None, "header of more"),
+    "comments": (header(*IMAGE, *[b"HISTORY".ljust(CARD)] * 60_000) + PIXELS, None, "header of more"),
+    "continued": (header(*IMAGE, *[b"CONTINUE  'x&'".ljust(CARD)] * 60_000) + PIXELS, None, "header of more"),
+    "no end": (header(*IMAGE, b" " * 20_000_000, end=b""), None, "header of more"),
+    "parts": (header(*NOTHING) + extension() * 1001 + extension(-5760) * 2, None, "more than 1000 parts"),
+    "negative": (header(*IMAGE) + PIXELS + extension(-5760) + extension(16, 16) + PIXELS, 5, "impossible size"),
+    "two sizes": (header(*IMAGE, card("NAXIS1", 99_999)) + PIXELS, None, "two different NAXIS1"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize(("content", "ext", "words"), HARMFUL.values(), ids=HARMFUL)
+def test_headers_that_cost_too_much_are_refused_at_once(
+    tmp_path: Path, content: bytes, ext: int | None, words: str, packed: bool
+) -> None:
+    path = tmp_path / "image.fits"
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
+    began = time.process_time()
+    with pytest.raises(DataError, match=words) as caught:
+        read_image(path, ext)
+    assert caught.value.code == "bad_fits"
+    assert time.process_time() - began < 3  # s; astropy takes minutes, or for ever
+
+
+def test_an_extension_of_a_gzipped_file_can_be_read(tmp_path: Path) -> None:
+    planes = [np.full((20, 30), number, np.float32) for number in range(3)]
+    hdus = [fits.PrimaryHDU(planes[0]), *(fits.ImageHDU(plane) for plane in planes[1:])]
+    path = tmp_path / "image.fits.gz"
+    fits.HDUList(hdus).writeto(path)
+    for number in range(3):
+        np.testing.assert_array_equal(read_image(path, number)[0], planes[number])
+
+
+def test_the_corpus_is_the_same_for_the_same_seed() -> None:
+    assert [hostile(seed) for seed in range(5)] == [hostile(seed) for seed in range(5)]
+    assert len({hostile(seed) for seed in range(20)}) == 20
+
+
+def test_nothing_that_reads_them_is_harmed() -> None:
+    """In a process of its own, with a limit of memory and an alarm; `make fuzz` does the same at length."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.support.fuzzing", str(FIRST_SEED), str(FILES)],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    told = json.loads(result.stdout)
+    assert told["findings"] == 0, result.stderr[-3000:]
+    assert told["read"] + told["refused"] == 5 * FILES
+    assert min(told["read"], told["refused"]) > FILES  # damage that is reached, and damage that is not fatal
+    assert told["memory_mib"] < 2048
