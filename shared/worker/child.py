@@ -28,7 +28,7 @@ from .step import Resources, StepContext, StepSpec
 
 MAX_JOBS: Final = 100
 _DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-_NO_ROOM_BYTES: Final = 2**20  # a program that finds so little may have failed for want of more
+_NO_ROOM_BYTES: Final = 64 * 2**20  # what a program leaves when it fails for want of more, having removed its own
 CHEAP_S: Final = 0.5
 CHEAP_BYTES: Final = 32 * 2**20
 """A child that did its job faster, with less memory, may do another one: a fork costs more than the cheapest steps."""

@@ -17,7 +17,7 @@ def test_by_the_number_of_the_error(tmp_path: Path) -> None:
     assert not is_disk_full(OSError(errno.EIO, "broken"), tmp_path)
 
 
-@pytest.mark.parametrize(("free_blocks", "full"), [(0, True), (255, True), (256, False)])
+@pytest.mark.parametrize(("free_blocks", "full"), [(0, True), (16383, True), (16384, False)])
 def test_by_the_room_that_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_blocks: int, full: bool
 ) -> None:
