@@ -117,9 +117,11 @@ def _padded(cards: str, *, ended: bool = False) -> bytes:
 
 
 def _plain(value: object) -> object:
-    """Give a value as a header holds it: ASCII text and finite numbers; others as STDPipe's reader expects them."""
+    """Give a value as a header holds it: printable ASCII, finite numbers; others as STDPipe's reader expects them."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return "NaN" if np.isnan(value) else "Inf"
-    return value.encode("ascii", "replace").decode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in value)
+    return value

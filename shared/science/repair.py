@@ -92,7 +92,7 @@ def _by_hand(text: str) -> tuple[str, Any, str] | None:
     """Read a card whose keyword is illegal, under a legal one; None where there is nothing to read."""
     keyword, equals, rest = text.partition("=")
     legal = _ILLEGAL.sub("_", keyword.strip().upper())[:8].strip("_")
-    if not (equals and legal):
+    if not (equals and legal) or legal == "END":
         return None
     card = fits.Card.fromstring(f"{legal:<8}={rest}"[:80])
     try:

@@ -136,6 +136,7 @@ def main(first: int, count: int) -> None:
     told |= {name: outcomes[name] for name in ("read", "refused", "findings")}
     told["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sys.stdout.write(json.dumps(told) + "\n")
+    sys.exit(1 if outcomes["findings"] else 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from shared.errors import DataError
 from shared.science.images import read_image
+from shared.science.repair import repair_header
 from tests.support.hostile_fits import BLOCK, CARD, card, hostile
 
 FIRST_SEED, FILES = 1, 40
@@ -65,6 +66,13 @@ def test_an_extension_of_a_gzipped_file_can_be_read(tmp_path: Path) -> None:
     fits.HDUList(hdus).writeto(path)
     for number in range(3):
         np.testing.assert_array_equal(read_image(path, number)[0], planes[number])
+
+
+def test_an_end_that_is_none_is_left_out_by_a_repair() -> None:
+    damaged = fits.Header([("GAIN", 2.0)])
+    damaged.append(fits.Card.fromstring("END.    = 5".ljust(CARD)))
+    repaired, notes = repair_header(damaged)
+    assert (list(repaired), len(notes)) == (["GAIN"], 1)
 
 
 def test_the_corpus_is_the_same_for_the_same_seed() -> None:
