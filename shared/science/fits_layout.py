@@ -20,7 +20,10 @@ _MAX_DATA_BYTES: Final = 2**43  # more is no place in a file on most volumes
 _CHUNK_BYTES: Final = 1 << 20
 _BITPIX: Final = frozenset((8, 16, 32, 64, -32, -64))
 _PLANE_AXES: Final = 2
-_KEYS: Final = frozenset(("BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "ZIMAGE", "XTENSION"))
+_MOST: Final = 999
+"""Axes of an image, or columns of a table, that the standard allows."""
+
+_KEYS: Final = frozenset(("BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "ZIMAGE", "ZNAXIS", "TFIELDS", "XTENSION"))
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,16 @@ def _bad(what: str) -> DataError:
     return DataError("bad_fits", f"The image is not valid FITS: it {what}. Try to repair it, or upload it again.")
 
 
-def _part_of(cards: dict[str, str]) -> _Part | None:
+def _part_of(cards: dict[str, str]) -> _Part:
     try:
         bitpix, axes = int(cards["BITPIX"]), int(cards["NAXIS"])
+        counts = [axes, *(int(cards.get(key) or "0") for key in ("ZNAXIS", "TFIELDS"))]
+        if min(counts) < 0 or max(counts) > _MOST:
+            raise _bad(f"declares more than {_MOST} axes or columns")
         lengths = [int(cards[f"NAXIS{axis + 1}"]) for axis in range(axes)]
-        extra, groups = int(cards.get("PCOUNT", "0")), int(cards.get("GCOUNT", "1"))
-    except (KeyError, ValueError):
-        return None
+        extra, groups = int(cards.get("PCOUNT") or "0"), int(cards.get("GCOUNT") or "1")
+    except (KeyError, ValueError):  # astropy would make what it does not find, two thousand million axes even
+        raise _bad("has a header that does not say its size") from None
     elements = 1 if lengths else 0
     for length in lengths:
         elements *= length

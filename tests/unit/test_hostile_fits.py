@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from shared.errors import DataError
+from shared.science.cutout_files import CutoutWriter
 from shared.science.images import read_image
 from shared.science.repair import repair_header
+from tests.support.fits import tan_header
 from tests.support.hostile_fits import BLOCK, CARD, card, hostile
 
 FIRST_SEED, FILES = 1, 40
@@ -34,6 +37,13 @@ def extension(*sizes: int) -> bytes:
     return header(*first, *lengths, card("PCOUNT", 0), card("GCOUNT", 1))
 
 
+def packed(lie: bytes) -> bytes:
+    """Begin a tile-compressed image that declares too much of something."""
+    first = [b"XTENSION= 'BINTABLE'".ljust(CARD), card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 8)]
+    more = [card("NAXIS2", 4), card("PCOUNT", 0), card("GCOUNT", 1), lie, card("ZIMAGE", "T")]
+    return header(*first, *more) + PIXELS
+
+
 HARMFUL = {
     "cards": (header(*IMAGE, *[card(f"K{number}", 1) for number in range(60_000)]) + PIXELS, None, "header of more"),
     "comments": (header(*IMAGE, *[b"HISTORY".ljust(CARD)] * 60_000) + PIXELS, None, "header of more"),
@@ -41,6 +51,10 @@ HARMFUL = {
     "no end": (header(*IMAGE, b" " * 20_000_000, end=b""), None, "header of more"),
     "parts": (header(*NOTHING) + extension() * 1001 + extension(-5760) * 2, None, "more than 1000 parts"),
     "negative": (header(*IMAGE) + PIXELS + extension(-5760) + extension(16, 16) + PIXELS, 5, "impossible size"),
+    "axes": (header(IMAGE[0], IMAGE[1], card("NAXIS", 2**31 - 1), *IMAGE[3:]) + PIXELS, None, "more than 999 axes"),
+    "no axes": (header(IMAGE[0], IMAGE[1], card("NAXIS", 900), *IMAGE[3:]) + PIXELS, None, "does not say its size"),
+    "tiles": (header(*NOTHING) + packed(card("ZNAXIS", 2**31 - 1)), None, "more than 999 axes"),
+    "columns": (header(*NOTHING) + packed(card("TFIELDS", 2**31 - 1)), None, "more than 999 axes or columns"),
     "two sizes": (header(*IMAGE, card("NAXIS1", 99_999)) + PIXELS, None, "two different NAXIS1"),
 }
 
@@ -73,6 +87,17 @@ def test_an_end_that_is_none_is_left_out_by_a_repair() -> None:
     damaged.append(fits.Card.fromstring("END.    = 5".ljust(CARD)))
     repaired, notes = repair_header(damaged)
     assert (list(repaired), len(notes)) == (["GAIN"], 1)
+
+
+def test_texts_of_users_are_no_cards_of_cutouts(tmp_path: Path) -> None:
+    wcs = WCS(tan_header(32))
+    name = "M31\nEND" + " " * 80 + "NAXIS   = 9" + "\0é" + "x" * 200
+    path = tmp_path / "cutout.fits"
+    CutoutWriter(wcs).write(path, {"image": np.ones((5, 5), np.float32)}, {"NAME": name, "A LONG ONE": "B"}, (0, 0))
+    with fits.open(path) as hdus:
+        assert (hdus[0].header["NAXIS"], hdus[0].header["A LONG ONE"]) == (0, "B")
+        assert hdus[0].header["NAME"].startswith("M31?END")
+        assert [hdu.shape for hdu in hdus[1:]] == [(5, 5)]
 
 
 def test_the_corpus_is_the_same_for_the_same_seed() -> None:
