@@ -33,8 +33,8 @@ class ProcessSettings(BaseSettings):
         True, description="Whether to make queues and exchanges; no where the broker lets the gateway alone do that"
     )
     heartbeat_s: float = Field(5, gt=0, description="Period of signs of life of a running step, seconds")
-    lease_s: float = Field(30, gt=0, description="A lease unchanged for so long may be taken over, seconds")
-    lease_poll_s: float = Field(10, gt=0, description="Delay of a message whose step another worker holds, seconds")
+    lease_s: float = Field(20, gt=0, description="A lease unchanged for so long may be taken over, seconds")
+    lease_poll_s: float = Field(5, gt=0, description="Delay of a message whose step another worker holds, seconds")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -154,7 +154,7 @@ def delays_for(lease_poll_s: float) -> tuple[float, ...]:
     tuple
         Seconds, growing.
     """
-    return (lease_poll_s, 3 * lease_poll_s)
+    return (lease_poll_s, 6 * lease_poll_s)
 
 
 def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.values()) -> Topology:
