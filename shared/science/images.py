@@ -44,6 +44,7 @@ FITS_FAULTS: Final = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    RuntimeError,  # of tile compression
     AssertionError,
     fits.VerifyError,
     zlib.error,

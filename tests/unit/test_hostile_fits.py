@@ -82,6 +82,18 @@ def test_an_extension_of_a_gzipped_file_can_be_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path, number)[0], planes[number])
 
 
+def test_a_type_that_tiles_cannot_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.fits"
+    image = fits.CompImageHDU(np.ones((20, 20), np.int16), compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    content = path.read_bytes()
+    start = content.index(b"TFORM1  = ")
+    path.write_bytes(content[:start] + card("TFORM1", "'x'") + content[start + CARD :])
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    assert caught.value.code == "bad_fits"
+
+
 def test_an_end_that_is_none_is_left_out_by_a_repair() -> None:
     damaged = fits.Header([("GAIN", 2.0)])
     damaged.append(fits.Card.fromstring("END.    = 5".ljust(CARD)))
