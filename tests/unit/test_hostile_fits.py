@@ -13,6 +13,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from services.preview.core import walk
 from shared.errors import DataError
 from shared.science.cutout_files import CutoutWriter
 from shared.science.images import read_image
@@ -82,15 +83,25 @@ def test_an_extension_of_a_gzipped_file_can_be_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path, number)[0], planes[number])
 
 
-def test_a_type_that_tiles_cannot_have_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "image.fits"
+def compressed_with(path: Path, lie: bytes) -> bytes:
+    """Write a tile-compressed image that says something else in one card."""
     image = fits.CompImageHDU(np.ones((20, 20), np.int16), compression_type="RICE_1")
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
     content = path.read_bytes()
-    start = content.index(b"TFORM1  = ")
-    path.write_bytes(content[:start] + card("TFORM1", "'x'") + content[start + CARD :])
+    start = content.index(lie[:10])
+    path.write_bytes(content[:start] + lie + content[start + CARD :])
+    return path.read_bytes()
+
+
+def test_columns_without_end_are_no_picture(tmp_path: Path) -> None:
+    assert len(walk(memoryview(compressed_with(tmp_path / "good", card("TFIELDS", 3))))) == 2
+    assert len(walk(memoryview(compressed_with(tmp_path / "bad", card("TFIELDS", 2**31 - 1))))) == 1
+
+
+def test_a_type_that_tiles_cannot_have_is_refused(tmp_path: Path) -> None:
+    compressed_with(tmp_path / "image.fits", card("TFORM1", "'x'"))
     with pytest.raises(DataError) as caught:
-        read_image(path)
+        read_image(tmp_path / "image.fits")
     assert caught.value.code == "bad_fits"
 
 

@@ -20,11 +20,12 @@ _CARD_BYTES: Final = 80
 _MAX_HEADER_BLOCKS: Final = 2000
 _MAX_PARTS: Final = 1000
 _MAX_AXES: Final = 999
+_MAX_COLUMNS: Final = 999
 _BITPIX: Final = frozenset((8, 16, 32, 64, -32, -64))
 _TEXT: Final = frozenset(("XTENSION", "EXTNAME"))
 _NUMBERS: Final = ("NAXIS", "ZNAXIS", "ZTILE")
 _KEYS: Final = frozenset(
-    "SIMPLE XTENSION EXTNAME BITPIX PCOUNT GCOUNT GROUPS BSCALE BZERO BLANK ZIMAGE ZBITPIX ZBLANK".split()  # noqa: SIM905
+    "SIMPLE XTENSION EXTNAME BITPIX PCOUNT GCOUNT GROUPS TFIELDS BSCALE BZERO BLANK ZIMAGE ZBITPIX ZBLANK".split()  # noqa: SIM905
 )
 
 
@@ -200,7 +201,12 @@ def _part_of(number: int, cards: Mapping[str, str], offset: int) -> Part | None:
         lengths = tuple(_lengths("NAXIS", values))
         bitpix = int(values["BITPIX"])
         extra, groups = int(values.get("PCOUNT", "0")), int(values.get("GCOUNT", "1"))
-        if bitpix not in _BITPIX or min((*lengths, extra, groups)) < 0:
+        # of a table with two thousand million columns a library would make a list
+        if (
+            bitpix not in _BITPIX
+            or min((*lengths, extra, groups)) < 0
+            or int(values.get("TFIELDS", "0")) > _MAX_COLUMNS
+        ):
             return None
         size = abs(bitpix) // 8 * groups * (extra + (_product(lengths) if lengths else 0))
         kind = values.get("XTENSION", "IMAGE").upper()
