@@ -182,7 +182,7 @@ def _numeric(header: fits.Header) -> fits.Header | None:
     copy = header.copy()
     if not all(f"{stem}{axis}" in copy for stem in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)):
         return None
-    for key in list(copy):
+    for key in dict.fromkeys(copy):  # once each, also where a card is repeated
         if key.rstrip("0123456789_") in {"CRVAL", "CRPIX", "CDELT", "CROTA", "CD", "PC", "PV", "EQUINOX", "LONPOLE"}:
             try:
                 value = float(copy[key])

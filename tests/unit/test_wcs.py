@@ -107,6 +107,12 @@ def test_unusable_headers(cards):
     assert usable_wcs(clean_header(header_with(**cards))) is None
 
 
+def test_repeated_cards_that_are_no_numbers_go_together():
+    header = header_with(EQUINOX="x")
+    header.append(("EQUINOX", "y"), end=True)
+    assert usable_wcs(header) is not None
+
+
 def test_empty_header():
     assert usable_wcs(fits.Header()) is None
 
