@@ -1,6 +1,7 @@
 """What several folders of tests share: one stack for all of them."""
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,12 @@ class _Shared(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "stack" if nodeid.startswith(_WITH_THE_STACK) else nodeid.partition("::")[0]
+
+
+def pytest_configure() -> None:
+    """Forget the size of a terminal that there is not: readline leaves it to the workers of pytest-xdist."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
