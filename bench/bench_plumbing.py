@@ -145,7 +145,7 @@ async def dispatch(state: StackState, api: Api, count: int) -> list[float]:
 
     async def take(delivery: Delivery) -> None:
         report = StepDone.model_validate_json(delivery.body)
-        if report.task_id in started:
+        if report.task_id in started and not started[report.task_id].done():  # a report may come twice
             started[report.task_id].set_result(report.at.timestamp() - report.seconds)
 
     await broker.ready()
