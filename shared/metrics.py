@@ -1,5 +1,6 @@
 """Prometheus metrics of the processes, in one registry."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,6 +40,12 @@ MESSAGES: Final = Counter(
     "stdweb_step_messages", "Step messages by what was done with them", ["step", "decision"], registry=REGISTRY
 )
 RUNNING: Final = Gauge("stdweb_steps_running", "Steps at work", ["step"], registry=REGISTRY)
+WORKER_SLOTS: Final = Gauge(
+    "stdweb_worker_slots", "Steps that this worker takes at once, as long as it takes any", ["step"], registry=REGISTRY
+)
+BROKER_CONNECTED: Final = Gauge(
+    "stdweb_broker_connected", "Whether this process could send a message to the broker now", registry=REGISTRY
+)
 
 ARCHIVE_CALLS: Final = Counter(
     "stdweb_archive_calls",
@@ -55,11 +62,38 @@ ARCHIVE_CACHE_HITS: Final = Counter(
     ["archive"],
     registry=REGISTRY,
 )
+ARCHIVE_PAUSED_UNTIL: Final = Gauge(
+    "stdweb_archive_paused_until_seconds",
+    "Until when an archive that did not answer is left alone, seconds since the epoch; 0 once it has answered",
+    ["archive"],
+    registry=REGISTRY,
+)
 
 Counted = list[tuple[str, list[str], float]]
-"""What was counted in another process: name, labels, and by how much."""
+"""What was counted in another process: name, labels, and by how much; of a gauge its value."""
 
-_CARRIED: Final = {"calls": ARCHIVE_CALLS, "seconds": ARCHIVE_SECONDS, "hits": ARCHIVE_CACHE_HITS}
+_CARRIED: Final[dict[str, Counter | Gauge]] = {
+    "calls": ARCHIVE_CALLS,
+    "seconds": ARCHIVE_SECONDS,
+    "hits": ARCHIVE_CACHE_HITS,
+    "paused_until": ARCHIVE_PAUSED_UNTIL,
+}
+_OURS: Final = ("internal", "crashed", "time_limit", "memory_limit", "disk_full")
+"""Causes of failure that an operator is told of."""
+
+
+def begin(steps: Iterable[str]) -> None:
+    """Show at zero what will be counted of these steps: the first one counts as a change only then."""
+    for step in steps:
+        ATTEMPTS.labels(step)
+        CHILD_DEATHS.labels(step)
+        RUNNING.labels(step)
+        WORKER_SLOTS.labels(step)
+        STEP_SECONDS.labels(step, "done")
+        QUEUE_WAIT_SECONDS.labels(step)
+        MESSAGES.labels(step, "taken over")
+        for code in _OURS:
+            FAILURES.labels(step, code)
 
 
 class Carrier:
@@ -72,20 +106,25 @@ class Carrier:
     def news(self) -> Counted:
         """Give what was counted since it was last asked."""
         news: Counted = []
-        for name, counter in _CARRIED.items():
-            for metric in counter.collect():
+        for name, kept in _CARRIED.items():
+            for metric in kept.collect():
                 for sample in metric.samples:
                     key = name, tuple(sample.labels.values())
-                    if sample.name.endswith("_total") and (more := sample.value - self._told.get(key, 0.0)):
+                    more = sample.value - self._told.get(key, 0.0)
+                    if more and not sample.name.endswith("_created"):
                         self._told[key] = sample.value
-                        news.append((name, list(key[1]), more))
+                        news.append((name, list(key[1]), sample.value if isinstance(kept, Gauge) else more))
         return news
 
 
 def add(news: Counted) -> None:
     """Count what another process has counted."""
-    for name, labels, more in news:
-        _CARRIED[name].labels(*labels).inc(more)
+    for name, labels, value in news:
+        match _CARRIED[name].labels(*labels):
+            case Gauge() as gauge:
+                gauge.set(value)
+            case Counter() as counter:
+                counter.inc(value)
 
 
 def exposition() -> bytes:

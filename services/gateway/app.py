@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from shared.broker import Broker
+from shared.metrics import BROKER_CONNECTED
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
@@ -69,6 +70,7 @@ def build_app(
     app[keys.SETTINGS] = settings
     app[keys.STORE] = store
     app[keys.BROKER] = broker
+    BROKER_CONNECTED.set_function(lambda: broker.connected)
     app[keys.ROOT] = root
     app[keys.AUTH] = Auth(users, Throttle(Attempts(store)))
     app[keys.SESSIONS] = Sessions(

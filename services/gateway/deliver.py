@@ -36,6 +36,8 @@ _AT_ONCE_EACH: Final = 4  # of one user, whose addresses may all hang
 _SPACING_S: Final = 1.0  # between two looks at what is due while much of it waits
 
 SENT: Final = Metric("stdweb_callbacks_total", "Attempts to call back", ["outcome"], registry=REGISTRY)
+for _outcome in ("2xx", "3xx", "4xx", "5xx", "none"):
+    SENT.labels(_outcome)  # shown at zero: the first one counts as a change only then
 
 Resolve = Callable[[str, int], Awaitable[Collection[str]]]
 """Gives the addresses of a name."""

@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 import structlog
+from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
 from shared.broker import Broker, BrokerUnavailable, Consumer, Delivery
@@ -18,6 +19,8 @@ from shared.broker.topology import (
     parking_route,
 )
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
+from shared.contracts.steps import STEPS
+from shared.metrics import REGISTRY
 
 from .domain.coordinator import Coordinator
 from .domain.events import Events
@@ -29,6 +32,15 @@ _AGAIN_S: Final = 1.0
 _REPORT: Final[TypeAdapter[StepStarted | StepDone | StepFailed]] = TypeAdapter(StepStarted | StepDone | StepFailed)
 _PROGRESS: Final = TypeAdapter(StepProgress)
 _STEP: Final = TypeAdapter(StepMessage)
+
+DEAD: Final = Counter(
+    "stdweb_dead_letters",
+    "Messages that no worker could take, by step; none for what is no step",
+    ["step"],
+    registry=REGISTRY,
+)
+for _name in (*STEPS, "none"):
+    DEAD.labels(_name)  # shown at zero: the first one counts as a change only then
 
 log = structlog.get_logger()
 
@@ -98,6 +110,7 @@ class Listener:
             message = _STEP.validate_json(delivery.body)
         except ValidationError as error:
             log.warning("dead letter that is no step", error=str(error))
+            DEAD.labels("none").inc()
             await delivery.ack()
             return
         reason = f"The step {message.step} could not be worked on: its workers died or refused it repeatedly."
@@ -109,6 +122,7 @@ class Listener:
             await asyncio.sleep(_AGAIN_S)
             await delivery.requeue()
             return
+        DEAD.labels(message.step if message.step in STEPS else "none").inc()
         log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
         await delivery.ack()
 

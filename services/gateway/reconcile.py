@@ -7,18 +7,17 @@ from collections import Counter
 from typing import Final
 
 import structlog
-from prometheus_client import Gauge
 
 from shared.broker import BrokerUnavailable
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.metrics import REGISTRY
 from shared.settings import GatewaySettings
 from shared.taskdir import TasksRoot
 
 from .domain import orphans
 from .domain.coordinator import Coordinator
 from .domain.images import Images
+from .gauges import Backlog, show_volume
 from .model import RunStep, Task, now
 from .storage import StoreAway, Tasks
 
@@ -27,8 +26,6 @@ _TRASH_S: Final = 60.0  # until then a worker may still stand in a folder that w
 _INCOMING_S: Final = 3600.0  # a client may pause that long in an upload
 _HOUSEKEEPING_S: Final = 60.0
 _WAITING_EVERY: Final = 3  # rounds; steps that wait are many, and looking at them hardly ever brings one on
-
-WAITING: Final = Gauge("stdweb_steps_waiting", "Steps held back by fair share", ["step"], registry=REGISTRY)
 
 log = structlog.get_logger()
 
@@ -44,6 +41,7 @@ class Reconciler:
         self._root = root
         self._coordinator = coordinator
         self._images = images
+        self._backlog = Backlog(coordinator.signs)
         self._swept = 0.0
         self._connected = False
         self._ready: Counter[str] = Counter()
@@ -56,6 +54,7 @@ class Reconciler:
                 await self.once(waiting=rounds % _WAITING_EVERY == 0)
             except StoreAway:
                 log.warning("store away")
+                self._backlog.hide()
             except Exception:
                 log.exception("reconciler failed")
             due = time.monotonic() + self._settings.reconcile_every_s
@@ -80,17 +79,18 @@ class Reconciler:
         at = time.monotonic()  # judged by the beginning, for this process may stand still at any point
         active = await self._tasks.active(waiting=waiting)
         self._coordinator.signs.keep_only({step.id for task in active if task.run for step in task.run.steps})
+        self._backlog.show(active, now(), held=waiting)
         self._ready, self._depths = _count_ready(active), {}
         for task in active:
             await self._bring_on(task, at)
         if waiting:
-            _count_waiting(active)
             for user, step in self._coordinator.shares.refill(active, at):
                 await self._coordinator.release(user, step)
             await self._coordinator.callbacks.mend({task.run.id for task in active if task.run})
         await self._images.mend(now())
         if time.monotonic() - self._swept > _HOUSEKEEPING_S:
             self._swept = time.monotonic()
+            await asyncio.to_thread(show_volume, self._root.path, self._settings.reserve_bytes)
             await self.sweep()
 
     async def _bring_on(self, task: Task, at: float) -> None:
@@ -184,13 +184,3 @@ class Reconciler:
 def _count_ready(active: list[Task]) -> Counter[str]:
     steps = [task.run.current for task in active if task.run]
     return Counter(step.name for step in steps if step is not None and step.status is StepStatus.READY)
-
-
-def _count_waiting(active: list[Task]) -> None:
-    counts = dict.fromkeys(STEPS, 0)
-    for task in active:
-        step = task.run.current if task.run else None
-        if step is not None and step.status is StepStatus.WAITING:
-            counts[step.name] += 1
-    for name, count in counts.items():
-        WAITING.labels(name).set(count)

@@ -26,7 +26,7 @@ from shared.contracts.preview import (
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from shared.health import health_app, serve_health
 from shared.logging import configure_logging
-from shared.metrics import REGISTRY
+from shared.metrics import BROKER_CONNECTED, REGISTRY
 from shared.settings import PreviewSettings
 
 from .cache import Cache
@@ -102,6 +102,7 @@ class Service:
             what=topology(steps=()),
             declares=settings.broker_declares,
         )
+        BROKER_CONNECTED.set_function(lambda: broker.connected)
         self._pool.start()
         consuming = asyncio.Event()
         checks = {"broker": lambda: broker.connected, "renderers": self._pool.warm.is_set, "queue": consuming.is_set}

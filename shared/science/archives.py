@@ -195,6 +195,7 @@ class _Breaker:
 
     def __init__(self, archive: Archive, cache_dir: Path) -> None:
         self.path = cache_dir / "archives" / f"{archive.code}.json"
+        self._shown = metrics.ARCHIVE_PAUSED_UNTIL.labels(archive.code)
 
     def _read(self) -> tuple[int, float]:
         try:
@@ -205,7 +206,9 @@ class _Breaker:
 
     def pause_s(self) -> float:
         """Tell for how many seconds the archive is still left alone; never more than a pause, clocks may differ."""
-        return min(max(self._read()[1] - time.time(), 0.0), BREAKER_PAUSE_S)
+        until = self._read()[1]
+        self._shown.set(until)
+        return min(max(until - time.time(), 0.0), BREAKER_PAUSE_S)
 
     def note(self, *, failed: int) -> None:
         """Count failed attempts; 0 for an answer. A breaker that cannot be written breaks nothing."""
@@ -217,6 +220,7 @@ class _Breaker:
         with locked(self.path.with_suffix(".lock"), timeout_s=5.0):
             failures = self._read()[0] + failed if failed else 0
             until = time.time() + BREAKER_PAUSE_S if failures >= BREAKER_FAILURES else 0.0
+            self._shown.set(until)
             if failures:
                 write_atomically(self.path, json.dumps({"failures": failures, "until": until}).encode())
             else:

@@ -61,6 +61,7 @@ async def _serve(
     from ..broker import connect, delays_for
     from ..broker.topology import CONTROL_EXCHANGE, topology
     from ..health import health_app, serve_health
+    from ..metrics import BROKER_CONNECTED, WORKER_SLOTS, begin
     from .handler import StepHandler
     from .pool import Pool
     from .requests import RequestHandler
@@ -87,6 +88,8 @@ async def _serve(
         "children": pool.warm.is_set,
         "queues": lambda: len(consumers) == len(steps) * settings.slots + len(asked),
     }
+    begin(specs)
+    BROKER_CONNECTED.set_function(lambda: broker.connected)
     health = await serve_health(health_app(checks), settings.health_host, settings.health_port)
     log.info("service started", worker=worker, health=[list(address) for address in health.addresses])
 
@@ -97,6 +100,7 @@ async def _serve(
         for step in [step for step in steps for _ in range(settings.slots)]:
             consumer = await broker.consume(step.queue, handler.handle, prefetch=1)
             consumers.append(consumer)
+            WORKER_SLOTS.labels(step.name).inc()
         for requests in answering:
             consumer = await broker.serve(requests.spec.rpc, requests.answer, prefetch=1)
             consumers.append(consumer)
@@ -109,6 +113,7 @@ async def _serve(
     subscribing.add_done_callback(lambda task: stopping.set() if not task.cancelled() and task.exception() else None)
     await stopping.wait()
     log.info("service stops")
+    WORKER_SLOTS.clear()
     subscribing.cancel()
     (failure,) = await asyncio.gather(subscribing, return_exceptions=True)
     for consumer in consumers:

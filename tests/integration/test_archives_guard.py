@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shared.errors import TransientError, UsageError
+from shared.metrics import REGISTRY
 from shared.science.archives import Archive, ask, locked
 from shared.science.surveys import survey_for, survey_picture
 from shared.science.targets import resolve_targets
@@ -41,6 +42,8 @@ def test_the_breaker_opens_for_all_who_share_the_cache(archives, tmp_path):
         with pytest.raises(TransientError):
             ask(QUICK, get, tmp_path, say_nothing)
     assert archives.count("sesame") == 3
+    until = REGISTRY.get_sample_value("stdweb_archive_paused_until_seconds", {"archive": "quick"})
+    assert until == pytest.approx(time.time() + 20, abs=5)  # s
     archives.behave("sesame", Behaviour.OK)
     lines = []
     with pytest.raises(TransientError) as caught:
@@ -49,6 +52,7 @@ def test_the_breaker_opens_for_all_who_share_the_cache(archives, tmp_path):
     assert archives.count("sesame") == 3
     assert "left alone" in lines[0]
     assert "%J" in ask(QUICK, get, tmp_path / "other", say_nothing)
+    assert REGISTRY.get_sample_value("stdweb_archive_paused_until_seconds", {"archive": "quick"}) == 0
 
 
 def test_one_success_forgets_the_failures(archives, tmp_path):

@@ -163,6 +163,10 @@ async def test_a_store_that_is_away_is_503_soon(tmp_path: Path) -> None:
             assert time.monotonic() - began < 5
             async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
                 assert (response.status, (await response.json())["store"]) == (503, "away")
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                lines = (await response.text()).splitlines()
+            assert "stdweb_store_away_total 0.0" not in lines
+            assert "stdweb_store_seconds_count 0.0" not in lines
     finally:
         await runner.cleanup()
 

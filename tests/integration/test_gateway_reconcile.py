@@ -13,6 +13,7 @@ from services.gateway.model import Pending, Task, now
 from shared.broker import progress_route
 from shared.contracts.messages import StepProgress
 from shared.contracts.steps import STEPS
+from shared.metrics import REGISTRY
 from shared.taskdir import AttemptKey, Commit, Fenced, Manifest, claim
 from tests.support.gateway import Client, Gateway, gateway, until
 
@@ -67,6 +68,7 @@ async def test_a_silent_attempt_is_fenced_and_tried_again(site: Gateway, ann: Cl
     await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
     first = site.worker.seen[0]
     frozen = claim(site.worker.root.task(task), AttemptKey(first.run_id, first.step, 1))
+    before = REGISTRY.get_sample_value("stdweb_step_retries_total", {"step": "inspect"})
     await site.worker.report(site.worker.started(first))
 
     async def tried_again() -> bool:
@@ -75,6 +77,7 @@ async def test_a_silent_attempt_is_fenced_and_tried_again(site: Gateway, ann: Cl
     await until(tried_again)
     second = site.worker.seen[1]
     assert (second.step_id, second.attempt, second.seq) == (first.step_id, 2, first.seq)
+    assert REGISTRY.get_sample_value("stdweb_step_retries_total", {"step": "inspect"}) == before + 1
     manifest = Manifest(
         run_id=first.run_id, step_id=first.step_id, step="inspect", attempt=1, owner=frozen.owner, outcome="done"
     )

@@ -7,6 +7,7 @@ import pytest
 
 from services.gateway import keys
 from shared.contracts.messages import StepDone
+from shared.metrics import REGISTRY
 from tests.support.gateway import Client, Gateway, gateway, until
 
 SITE = {"max_steps_per_user": 3}
@@ -203,6 +204,7 @@ async def test_a_dead_letter_ends_its_run_and_is_kept(site: Gateway, ann: Client
     task = await ann.new_task()
     await start(ann, task, ["inspect"])
     held = site.broker._queues["step.inspect.v1"].held[0]
+    before = REGISTRY.get_sample_value("stdweb_dead_letters_total", {"step": "inspect"})
     await held.reject()
     ended = await ann.ended(task)
     assert ended["state"] == "inspect_failed"
@@ -212,6 +214,7 @@ async def test_a_dead_letter_ends_its_run_and_is_kept(site: Gateway, ann: Client
         return (await site.broker.depth("parking.v2")).messages == 1
 
     await until(parked)
+    assert REGISTRY.get_sample_value("stdweb_dead_letters_total", {"step": "inspect"}) == before + 1
 
 
 async def test_fair_share_holds_back_and_releases(site: Gateway, ann: Client) -> None:

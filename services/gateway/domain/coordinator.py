@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
+from prometheus_client import Counter
 
 from shared.broker import Broker, BrokerUnavailable, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
+from shared.metrics import REGISTRY
 from shared.taskdir import Manifest, TasksRoot
 
 from ..model import Run, RunStep, Task, now
@@ -32,6 +34,12 @@ from .signs import Signs
 
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
+
+RETRIES: Final = Counter(
+    "stdweb_step_retries", "Attempts given up because nothing was heard of them", ["step"], registry=REGISTRY
+)
+for _name in STEPS:
+    RETRIES.labels(_name)  # shown at zero: the first one counts as a change only then
 
 log = structlog.get_logger()
 
@@ -392,6 +400,7 @@ class Coordinator:
         if manifest is not None:
             await self.take_in(task.id, run_id, step, manifest)
         else:
+            RETRIES.labels(step.name).inc()
             log.warning("silent attempt given up", task=task.id, run=run_id, step=step.name, attempt=step.attempt)
             await self.go_on(new)
 

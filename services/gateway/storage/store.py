@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from prometheus_client import Counter, Histogram
 from pymongo.errors import (
     ConnectionFailure,
     DuplicateKeyError,
@@ -16,6 +18,8 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
     WTimeoutError,
 )
+
+from shared.metrics import REGISTRY
 
 _SELECT_MS: Final = 1500  # a request is answered 503 when no server is found for so long
 _SOCKET_MS: Final = 20_000
@@ -38,6 +42,14 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
 }
 _COUNTERS: Final = ("tasks", "presets")
 
+SECONDS: Final = Histogram(
+    "stdweb_store_seconds",
+    "Time of a use of the store, of one or some queries",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+    registry=REGISTRY,
+)
+AWAY: Final = Counter("stdweb_store_away", "Uses of the store that it did not answer", registry=REGISTRY)
+
 
 class StoreAway(Exception):
     """The store does not answer."""
@@ -53,13 +65,15 @@ _AWAY: Final = (
 
 
 class answering:  # noqa: N801 - reads as what it does; a generator would cost every query five times as much
-    """Turn the driver's errors about a store that is away into `StoreAway`."""
+    """Turn the driver's errors about a store that is away into `StoreAway`, and measure."""
 
     async def __aenter__(self) -> None:
-        pass
+        self._began = time.perf_counter()
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        SECONDS.observe(time.perf_counter() - self._began)
         if isinstance(error, _AWAY) or (isinstance(error, OperationFailure) and error.code in _INTERRUPTED):
+            AWAY.inc()
             raise StoreAway(str(error)) from error
 
 
