@@ -28,12 +28,12 @@ async def with_admin(mongo_url: str, work: Callable[["Admin"], Awaitable[T]]) ->
     """
     from services.gateway.admin import Admin
     from services.gateway.domain.errors import Refused
-    from services.gateway.storage import StoreAway
+    from services.gateway.storage import OtherForm, StoreAway
 
     try:
         async with await Admin.connect(mongo_url) as admin:
             return await work(admin)
-    except Refused as error:
+    except (Refused, OtherForm) as error:
         raise StackError(str(error)) from error
     except StoreAway as error:
         raise StackError("The store does not answer. Does it run? Try: make status") from error

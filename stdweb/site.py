@@ -33,14 +33,14 @@ def with_site(work: Callable[["Site"], Awaitable[T]], *, broker: bool = False) -
 
     async def run() -> T:
         from services.gateway.domain.errors import Refused
-        from services.gateway.storage import StoreAway
+        from services.gateway.storage import OtherForm, StoreAway
         from services.gateway.upkeep import Site
         from shared.broker import BrokerUnavailable
 
         try:
             async with Site(mongo, data_dir, amqp if broker else None) as site:
                 return await work(site)
-        except Refused as error:
+        except (Refused, OtherForm) as error:
             raise StackError(str(error)) from error
         except StoreAway as error:
             raise StackError("The store does not answer. Does it run? Try: make status") from error

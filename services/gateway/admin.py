@@ -21,7 +21,7 @@ class Admin:
     """Administration, straight in the store; use as `async with await Admin.connect(url) as admin`.
 
     Every refusal is a `services.gateway.domain.errors.Refused` whose text is for the user; a store that does not
-    answer is `services.gateway.storage.StoreAway`.
+    answer is `services.gateway.storage.StoreAway`, one of another version `services.gateway.storage.OtherForm`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -35,7 +35,11 @@ class Admin:
     async def connect(cls, mongo_url: str) -> Self:
         """Connect, and create what the store lacks."""
         store = Store(mongo_url)
-        await store.prepare()
+        try:
+            await store.prepare()
+        except BaseException:
+            store.close()
+            raise
         return cls(store)
 
     async def __aenter__(self) -> Self:

@@ -44,7 +44,7 @@ from .middlewares import answer_errors, authenticate
 from .openapi import describe
 from .reconcile import Reconciler
 from .routes import OPERATIONS, add_routes
-from .storage import Attempts, CallbackStore, Claims, SessionStore, Store, StoreAway, Tasks, Users, Watch
+from .storage import Attempts, CallbackStore, Claims, OtherForm, SessionStore, Store, StoreAway, Tasks, Users, Watch
 
 _PREPARE_AGAIN_S = 1.0
 _MAX_FORM = 1024 * 1024
@@ -180,5 +180,8 @@ async def _prepare(store: Store) -> None:
             await store.prepare()
         except StoreAway:
             await asyncio.sleep(_PREPARE_AGAIN_S)
+        except OtherForm as error:
+            log.critical("store not for this version", error=str(error))
+            raise
         else:
             return

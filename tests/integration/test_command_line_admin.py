@@ -156,3 +156,15 @@ async def test_a_store_that_is_away_is_said(tmp_path: Path) -> None:
     assert (answer.status, "The store does not answer" in answer.complaint) == (1, True)
     assert "make status" in answer.complaint
     assert "Traceback" not in answer.complaint
+
+
+async def test_a_store_of_another_version_is_said(site: Gateway, stdweb: CommandLine) -> None:
+    async with site.client("ann") as ann:
+        await ann.new_task()
+    await site.app[keys.STORE].collection("counters").update_one({"_id": "form"}, {"$set": {"value": 99}})
+    whole = replace(stdweb, data_dir=site.data_dir, amqp_url=f"amqp://127.0.0.1:{free_port()}/")
+    for command in (("user", "list"), ("admin", "check")):
+        answer = await whole.run(*command)
+        assert answer.status == 1
+        assert "written in form 99; this version reads" in " ".join(answer.complaint.split())
+        assert "Traceback" not in answer.complaint

@@ -19,6 +19,7 @@ from services.gateway.app import build_app
 from services.gateway.connections import Runner
 from services.gateway.middlewares import answer_errors
 from services.gateway.storage import Store
+from services.gateway.storage.store import FORM
 from shared.broker.memory import MemoryBroker
 from shared.settings import GatewaySettings
 from tests.support.gateway import Client, Gateway
@@ -169,6 +170,27 @@ async def test_a_store_that_is_away_is_503_soon(tmp_path: Path) -> None:
             assert "stdweb_store_seconds_count 0.0" not in lines
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize("form", [None, FORM + 1])
+async def test_a_store_of_another_version_ends_the_gateway(
+    form: int | None, mongo_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = Store(mongo_url)
+    await older.collection("tasks").insert_one({"_id": 1, "user": "ann"})
+    if form is not None:
+        await older.collection("counters").insert_one({"_id": "form", "value": form})
+    settings = GatewaySettings(amqp_url="amqp://unused", mongo_url=mongo_url, data_dir=tmp_path)
+    broken = asyncio.Event()
+    runner = Runner(build_app(settings, Store(mongo_url), MemoryBroker(), broken.set), access_log=None)
+    await runner.setup()
+    await asyncio.wait_for(broken.wait(), 10)
+    await runner.cleanup()
+    said = capsys.readouterr()
+    assert f"this version reads form {FORM}" in said.out + said.err
+    assert await older.collection("tasks").count_documents({}) == 1
+    assert await older.collection("runs").index_information() == {}
+    older.close()
 
 
 async def test_health_and_metrics(site: Gateway, ann: Client) -> None:

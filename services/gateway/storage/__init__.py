@@ -4,7 +4,7 @@ from .attempts import Attempts
 from .callbacks import CallbackStore
 from .claims import Claim, Claims
 from .sessions import Session, SessionStore
-from .store import Store, StoreAway
+from .store import OtherForm, Store, StoreAway
 from .tasks import Changed, Tasks
 from .upkeep import Shelved, Upkeep
 from .users import Duplicate, Users
@@ -17,6 +17,7 @@ __all__ = [
     "Claim",
     "Claims",
     "Duplicate",
+    "OtherForm",
     "Session",
     "SessionStore",
     "Shelved",

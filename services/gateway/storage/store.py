@@ -41,6 +41,8 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
     "callbacks": (((("due", 1),), {"sparse": True}), ((("expire", 1),), {"expireAfterSeconds": 0})),
 }
 _COUNTERS: Final = ("tasks", "presets")
+FORM: Final = 1
+"""Of the documents. Raise it with a change that an older program, or this one with older documents, cannot read."""
 
 SECONDS: Final = Histogram(
     "stdweb_store_seconds",
@@ -53,6 +55,17 @@ AWAY: Final = Counter("stdweb_store_away", "Uses of the store that it did not an
 
 class StoreAway(Exception):
     """The store does not answer."""
+
+
+class OtherForm(Exception):
+    """The store was written by a version of this program that keeps its documents in another form."""
+
+    def __init__(self, found: int | None) -> None:
+        written = "before forms had numbers" if found is None else f"in form {found}"
+        super().__init__(
+            f"The store holds tasks that were written {written}; this version reads form {FORM}. Use the version "
+            "that wrote it, or give this one another database and data folder (STDWEB_MONGO_URL, STDWEB_DATA_DIR)."
+        )
 
 
 _AWAY: Final = (
@@ -106,8 +119,15 @@ class Store:
         return self._database[name]
 
     async def prepare(self) -> None:
-        """Create indexes and counters; anyone may, at any time."""
+        """Create indexes and counters; anyone may, at any time.
+
+        Raises
+        ------
+        OtherForm
+            The documents are not for this version.
+        """
         async with answering():
+            await self._agree_on_form()
             for name, indexes in _INDEXES.items():
                 for keys, options in indexes:
                     await self._database[name].create_index(list(keys), **options)
@@ -116,6 +136,16 @@ class Store:
                     await self._database["counters"].insert_one({"_id": name, "value": 0})
                 except DuplicateKeyError:
                     continue
+
+    async def _agree_on_form(self) -> None:
+        counters = self._database["counters"]
+        has_tasks = await self._database["tasks"].find_one({}, {"_id": 1})  # before: another gateway may be first now
+        found = await counters.find_one({"_id": "form"})
+        if found is None and not has_tasks:
+            with contextlib.suppress(DuplicateKeyError):
+                await counters.insert_one({"_id": "form", "value": FORM})
+        elif found is None or found["value"] != FORM:
+            raise OtherForm(None if found is None else found["value"])
 
     async def ping(self) -> bool:
         """Tell whether the store answers."""
