@@ -1,4 +1,4 @@
-"""`stdweb admin dead-letters …`: messages of steps that no worker could take."""
+"""`stdweb admin dead-letters …`: messages that no worker could take."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,8 +34,19 @@ def list_letters() -> None:
     for letter in letters:
         again = ", ".join(letter.steps) if letter.steps else f"no: {letter.obstacle}"
         message = letter.message
-        table.add_row(letter.id[:_SHOWN], str(message.task_id), message.step, _ago(letter.age_s), letter.reason, again)
+        task, step = (str(message.task_id), _plain(message.step)) if message is not None else ("", "")
+        table.add_row(_plain(letter.id[:_SHOWN]), task, step, _ago(letter.age_s), _plain(letter.reason), again)
     console.print(table)
+
+
+@app.command()
+def show(letter_id: Annotated[str, typer.Argument(metavar="ID", help="Id, or its beginning")]) -> None:
+    """Show what a dead letter says, with escapes for what does not print; it stays."""
+    from services.gateway.upkeep.letters import found
+
+    letter = with_site(lambda site: found(site, letter_id), broker=True)
+    console.print(f"{_plain(letter.id)}, died {_ago(letter.age_s)}: {_plain(letter.reason)}, {len(letter.body)} bytes")
+    console.print(_plain(letter.body.decode("utf-8", "backslashreplace")))
 
 
 @app.command()
@@ -67,9 +78,16 @@ def _chosen(ids: list[str] | None, everything: bool) -> list[str]:
 
 def _tell(handled: "list[Handled]", done: str) -> None:
     for one in handled:
-        console.print(f"{one.letter.id[:_SHOWN]} task {one.letter.message.task_id}: {one.problem or done}")
+        message = one.letter.message
+        what = "unreadable" if message is None else f"task {message.task_id}"
+        console.print(f"{_plain(one.letter.id[:_SHOWN])} {what}: {one.problem or done}")
     if not handled:
         console.print("There are no dead letters.")
+
+
+def _plain(text: str) -> str:
+    """Escape what does not print: letters come from whoever could reach the queue, and terminals obey."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _ago(age_s: float | None) -> str:

@@ -41,6 +41,9 @@ DEAD: Final = Counter(
 )
 for _name in (*STEPS, "none"):
     DEAD.labels(_name)  # shown at zero: the first one counts as a change only then
+UNREADABLE: Final = Counter(
+    "stdweb_unreadable_messages", "Messages of services that were dropped unread", ["kind"], registry=REGISTRY
+)
 
 log = structlog.get_logger()
 
@@ -71,6 +74,7 @@ class Listener:
             progress = _PROGRESS.validate_json(delivery.body)
         except ValidationError as error:
             log.warning("bad progress message", error=str(error))
+            UNREADABLE.labels("progress").inc()
             return
         self._coordinator.signs.progress(progress)
         self._events.hear(progress)
@@ -80,6 +84,7 @@ class Listener:
             report = _REPORT.validate_json(delivery.body)
         except ValidationError as error:
             log.warning("bad report dropped", error=str(error))
+            UNREADABLE.labels("report").inc()
             await delivery.ack()
             return
         try:
@@ -105,25 +110,29 @@ class Listener:
                 await self._coordinator.failed(report)
 
     async def _dead(self, delivery: Delivery) -> None:
-        """End the run of a message that no worker could take, and keep the message for people."""
+        """End the run of a message that no worker could take, and keep the message for people.
+
+        One that is no message of a step, of another version perhaps, ends nothing and is kept all the same.
+        """
+        message: StepMessage | None = None
         try:
             message = _STEP.validate_json(delivery.body)
         except ValidationError as error:
             log.warning("dead letter that is no step", error=str(error))
-            DEAD.labels("none").inc()
-            await delivery.ack()
-            return
-        reason = f"The step {message.step} could not be worked on: its workers died or refused it repeatedly."
+        headers: dict[str, str | int] = {DEAD_REASON: _cause(delivery), DEAD_AT: int(time.time())}
         try:
-            await self._coordinator.dead(message, reason)
-            headers: dict[str, str | int] = {DEAD_REASON: _cause(delivery), DEAD_AT: int(time.time())}
-            await self._broker.publish(parking_route(), message, message_id=message.step_id, headers=headers)
+            if message is not None:
+                reason = f"The step {message.step} could not be worked on: its workers died or refused it repeatedly."
+                await self._coordinator.dead(message, reason)
+            message_id = delivery.message_id if message is None else message.step_id
+            await self._broker.publish(parking_route(), delivery.body, message_id=message_id, headers=headers)
         except (StoreAway, BrokerUnavailable):
             await asyncio.sleep(_AGAIN_S)
             await delivery.requeue()
             return
-        DEAD.labels(message.step if message.step in STEPS else "none").inc()
-        log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
+        if message is not None:
+            log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
+        DEAD.labels(message.step if message is not None and message.step in STEPS else "none").inc()
         await delivery.ack()
 
 

@@ -181,11 +181,16 @@ class RabbitBroker:
     # ---- publishing
 
     async def publish(
-        self, route: Route, message: Message, *, message_id: str, headers: Mapping[str, HeaderValue] | None = None
+        self,
+        route: Route,
+        message: Message | bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, HeaderValue] | None = None,
     ) -> None:
         """Publish durably; see `Broker`."""
         body = aio_pika.Message(
-            message.model_dump_json().encode(),
+            message if isinstance(message, bytes) else message.model_dump_json().encode(),
             headers=_headers(headers or {}),
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,

@@ -100,9 +100,14 @@ class Broker(Protocol):
         """Wait until there is a connection and everything is declared."""
 
     async def publish(
-        self, route: Route, message: Message, *, message_id: str, headers: Mapping[str, HeaderValue] | None = None
+        self,
+        route: Route,
+        message: Message | bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, HeaderValue] | None = None,
     ) -> None:
-        """Publish durably and wait for the confirmation.
+        """Publish durably and wait for the confirmation; bytes are a message that is passed on as it came.
 
         Raises
         ------

@@ -142,13 +142,19 @@ class MemoryBroker:
         """Return at once."""
 
     async def publish(
-        self, route: Route, message: Message, *, message_id: str, headers: Mapping[str, HeaderValue] | None = None
+        self,
+        route: Route,
+        message: Message | bytes,
+        *,
+        message_id: str,
+        headers: Mapping[str, HeaderValue] | None = None,
     ) -> None:
         """Put the message into the queues that are bound."""
         if self.away:
             msg = "the broker plays dead"
             raise BrokerUnavailable(msg)
-        delivery = MemoryDelivery(route, message.model_dump_json().encode(), message_id, dict(headers or {}))
+        body = message if isinstance(message, bytes) else message.model_dump_json().encode()
+        delivery = MemoryDelivery(route, body, message_id, dict(headers or {}))
         if not self.route(delivery, route):
             msg = f"nothing takes {route}"
             raise BrokerUnavailable(msg)

@@ -5,8 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import aio_pika
 import pytest
 
+from shared.broker.topology import PARKING_QUEUE
 from tests.support.command_line import SameProcess
 from tests.support.gateway import Client, Gateway
 from tests.support.old_site import make_dump, make_files
@@ -45,6 +47,17 @@ async def test_dead_letters(site: Gateway, stdweb: SameProcess, rabbit: TestBrok
     assert (answer.status, "either ids, or --all" in answer.complaint) == (2, True)
     answer = await stdweb.run("admin", "dead-letters", "drop", "abc")
     assert (answer.status, "there is no dead letter whose id begins with 'abc'" in answer.complaint) == (1, True)
+    connection = await aio_pika.connect(stdweb.amqp_url)
+    async with connection:
+        channel = await connection.channel()
+        await channel.default_exchange.publish(aio_pika.Message(b"\x1b[2Jno step"), PARKING_QUEUE)
+    shown = await stdweb.ok("admin", "dead-letters", "list")
+    letter = re.findall(r"[0-9a-f]{12}", shown)
+    assert (len(letter), "no: it is no message of a step" in shown) == (1, True)
+    shown = await stdweb.ok("admin", "dead-letters", "show", *letter)
+    assert ("11 bytes\n\\x1b[2Jno step\n" in shown, "\x1b" in shown) == (True, False)
+    assert f"{letter[0]} unreadable: deleted\n" in await stdweb.ok("admin", "dead-letters", "drop", *letter)
+    assert await stdweb.ok("admin", "dead-letters", "list") == "There are no dead letters.\n"
 
 
 async def test_expire(site: Gateway, stdweb: SameProcess) -> None:

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
+import aio_pika
 import pytest
 
 from services.gateway.domain.errors import Invalid
 from services.gateway.domain.runs import Request
-from services.gateway.listener import Listener
+from services.gateway.listener import DEAD, Listener
 from services.gateway.model import Task, now
 from services.gateway.upkeep import Site, letters
 from shared.broker import Delivery
@@ -127,6 +128,41 @@ async def test_what_may_not_run_again_is_said_and_stays(care: Watched) -> None:
     await parked(care, 5)  # three that stayed, and two that were refused again
     assert len(await letters.drop(care, [])) == 5
     assert await letters.listed(care) == []
+
+
+async def kill(care: Watched, body: bytes) -> None:
+    """Send what a worker refuses because it cannot read it."""
+    connection = await aio_pika.connect(care._amqp_url)
+    async with connection:
+        channel = await connection.channel()
+        await channel.default_exchange.publish(aio_pika.Message(body), STEPS["inspect"].queue)
+
+
+async def test_what_is_no_message_of_a_step_is_kept_as_it_came(care: Watched) -> None:
+    async def reject(delivery: Delivery) -> None:
+        await delivery.reject()
+
+    await care.broker.consume(STEPS["inspect"].queue, reject, prefetch=1)
+    listener = Listener(care.broker, care.coordinator, None)  # type: ignore[arg-type] - nobody follows
+    await care.broker.consume(DEAD_QUEUE, listener._dead, prefetch=1)
+    counted = DEAD.labels("none")._value.get()
+    bodies = {b'{"version": 99}', b"\xff\x1b[2J", b""}
+    for body in bodies:
+        await kill(care, body)
+    await parked(care, 3)
+    found = await letters.listed(care)
+    assert {letter.body for letter in found} == bodies
+    assert DEAD.labels("none")._value.get() == counted + 3
+    for letter in found:
+        assert (letter.message, letter.steps, letter.reason) == (None, (), "a worker refused it")
+        assert letter.age_s is not None
+        assert 0 <= letter.age_s < 60
+    (kept,) = await letters.requeue(care, [found[0].id[:12]])
+    assert kept.problem == "it is no message of a step, or of another version"
+    await parked(care, 3)
+    assert (await letters.found(care, found[1].id)).body == found[1].body
+    assert [one.letter.body for one in await letters.drop(care, [found[2].id])] == [found[2].body]
+    await parked(care, 2)
 
 
 async def test_ids_of_none_or_several_are_refused(care: Watched) -> None:

@@ -1,11 +1,13 @@
 """Dead letters: messages of steps that no worker could take, kept by the gateway for people to look at.
 
 The run of a dead letter has ended as failed, and its folder is closed to it: the message itself can never run again.
-What can is the rest of its chain, as a new run.
+What can is the rest of its chain, as a new run. A letter that is no message of a step can only be looked at and
+deleted.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -39,6 +41,10 @@ class Letter:
 
     Parameters
     ----------
+    body
+        As it came.
+    message
+        What it says; None when it is no message of a step, of this version at least.
     reason
         Why it died.
     age_s
@@ -49,7 +55,8 @@ class Letter:
         Why there may be none.
     """
 
-    message: StepMessage
+    body: bytes
+    message: StepMessage | None
     reason: str
     age_s: float | None
     steps: tuple[str, ...]
@@ -57,8 +64,8 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """Its id: that of the step."""
-        return self.message.step_id
+        """Its id: that of the step, else one that is made of what it says."""
+        return self.message.step_id if self.message is not None else hashlib.sha256(self.body).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,13 @@ async def listed(site: Site) -> list[Letter]:
     """List the dead letters, the oldest first; they stay."""
     async with _opened(site.broker) as deliveries:
         letters = [await _read(site, delivery) for delivery in deliveries]
-    known = [letter for letter in letters if letter is not None]
-    return sorted(known, key=lambda letter: -(letter.age_s or 0))
+    return sorted(letters, key=lambda letter: -(letter.age_s or 0))
+
+
+async def found(site: Site, start: str) -> Letter:
+    """Find the letter whose id begins so; it stays. Raises what `requeue` does."""
+    async with _opened(site.broker) as deliveries:
+        return (await _chosen(site, deliveries, [start]))[0][1]
 
 
 async def requeue(site: Site, ids: Sequence[str]) -> list[Handled]:
@@ -93,7 +105,7 @@ async def requeue(site: Site, ids: Sequence[str]) -> list[Handled]:
     handled = []
     async with _opened(site.broker) as deliveries:
         for delivery, letter in await _chosen(site, deliveries, ids):
-            problem = letter.obstacle or await _start(site, letter)
+            problem = letter.obstacle or await _start(site, letter.message, letter.steps)
             if not problem:
                 await delivery.ack()
                 deliveries.remove(delivery)
@@ -112,11 +124,11 @@ async def drop(site: Site, ids: Sequence[str]) -> list[Handled]:
     return handled
 
 
-async def _start(site: Site, letter: Letter) -> str:
-    task = await site.tasks.get(letter.message.task_id)
+async def _start(site: Site, message: StepMessage | None, steps: tuple[str, ...]) -> str:
+    task = None if message is None else await site.tasks.get(message.task_id)
     if task is None or task.run is None:
         return "the task was deleted just now"
-    request = Request(task.run.user, letter.steps, viewer=await site.users.get(task.run.user))
+    request = Request(task.run.user, steps, viewer=await site.users.get(task.run.user))
     try:
         await site.coordinator.process(task, request)
     except Refused as error:
@@ -169,29 +181,30 @@ async def _back(broker: Broker, count: int) -> None:
 
 
 async def _chosen(site: Site, deliveries: Sequence[Delivery], ids: Sequence[str]) -> list[tuple[Delivery, Letter]]:
-    letters = [(delivery, letter) for delivery in deliveries if (letter := await _read(site, delivery)) is not None]
+    letters = [(delivery, await _read(site, delivery)) for delivery in deliveries]
     if not ids:
         return letters
     chosen = []
     for start in ids:
-        found = [pair for pair in letters if pair[1].id.startswith(start)]
-        if len({letter.id for _, letter in found}) != 1:
-            wrong = "there is no dead letter" if not found else "there are several dead letters"
+        these = [pair for pair in letters if pair[1].id.startswith(start)]
+        if len({letter.id for _, letter in these}) != 1:
+            wrong = "there is no dead letter" if not these else "there are several dead letters"
             raise Invalid.field("id", f"{wrong} whose id begins with {start!r}; see: stdweb admin dead-letters list")
-        chosen += found
+        chosen += these
     return chosen
 
 
-async def _read(site: Site, delivery: Delivery) -> Letter | None:
-    try:
-        message = StepMessage.model_validate_json(delivery.body)
-    except ValidationError:
-        return None  # of another version of this software
+async def _read(site: Site, delivery: Delivery) -> Letter:
     reason = str(delivery.headers.get(DEAD_REASON, ""))
     at = delivery.headers.get(DEAD_AT)
     age_s = time.time() - at if isinstance(at, int) else None
+    reason = _REASONS.get(reason, reason or "not known")
+    try:
+        message = StepMessage.model_validate_json(delivery.body)
+    except ValidationError:
+        return Letter(delivery.body, None, reason, age_s, (), "it is no message of a step, or of another version")
     steps, obstacle = await _rest(site, message)
-    return Letter(message, _REASONS.get(reason, reason or "not known"), age_s, steps, obstacle)
+    return Letter(delivery.body, message, reason, age_s, steps, obstacle)
 
 
 async def _rest(site: Site, message: StepMessage) -> tuple[tuple[str, ...], str]:
