@@ -60,12 +60,15 @@ fuzz: setup ## hostile FITS files against all that reads files of strangers; FIL
 	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; \
 	OPENBLAS_NUM_THREADS=1 $(PYTHON_IN_VENV) -W ignore -m tests.support.fuzzing "$$seed" "$${FILES:-1000}"
 
-lock: ## renew requirements.lock from pyproject.toml
+lock: ## renew requirements.lock, and the parts of it that the images hold, from pyproject.toml
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	python3 -m venv "$$tools"; \
 	"$$tools/bin/pip" install --quiet --disable-pip-version-check uv; \
-	"$$tools/bin/uv" pip compile pyproject.toml --quiet --all-extras --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --no-annotate --output-file requirements.lock
+	compile=("$$tools/bin/uv" pip compile pyproject.toml --quiet --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate); \
+	"$${compile[@]}" --all-extras --output-file requirements.lock; \
+	part() { image=$$1; shift; "$${compile[@]}" --constraint requirements.lock "$$@" --output-file "deploy/docker/$$image.lock"; }; \
+	part gateway --extra gateway --extra cli; part worker --extra steps --extra cli; part preview --extra preview
 
 clean: down ## end the stack; remove .venv, its state with all tasks, and caches
 	@rm -rf .venv .stdweb .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage *.egg-info

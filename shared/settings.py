@@ -55,7 +55,7 @@ def _paths(value: object) -> object:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
-def _networks(value: object) -> object:
+def _names(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -75,7 +75,7 @@ class GatewaySettings(ProcessSettings):
         description="Address of the site as browsers see it, https://host; pages of other sites are refused, cookies "
         "are for https only if it is. Without it the Host header counts, and cookies are sent without TLS, too",
     )
-    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), description="Networks of proxies whose X-Forwarded-For is believed, separated by commas"
     )
     session_idle_s: float = Field(14 * 86400, gt=0, description="A session unused for so long ends, seconds")
@@ -97,7 +97,7 @@ class GatewaySettings(ProcessSettings):
     events_heartbeat_s: float = Field(
         15, gt=0, description="Period of comments to who follows a task, and of asking again who it is, seconds"
     )
-    callback_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+    callback_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_names)] = Field(
         (), description="Networks that are not public and may all the same be called back, separated by commas"
     )
     callback_retry_s: float = Field(10, gt=0, description="First delay of a callback that failed; it grows, seconds")
@@ -111,6 +111,17 @@ class WorkerSettings(ProcessSettings):
     """Settings of a step service."""
 
     slots: int = Field(1, ge=1, le=256, description="Steps worked on at once; one a core")
+    only: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (),
+        description="Steps and requests (such as image.edit) of the service that this process works on, separated "
+        "by commas; by default all of them",
+    )
+    drain_s: float = Field(
+        15,
+        ge=0,
+        description="How long running steps may take to end after SIGTERM before they go back to the queue, "
+        "seconds; who then kills must wait 15 s longer",
+    )
     step_memory_bytes: int = Field(8 * 2**30, gt=0, description="Memory of a step with all its programs, bytes")
     max_child_deaths: int = Field(3, ge=1, description="Deaths of a step's process after which the step fails")
     mirror_dir: Path | None = Field(None, description="Folder of local catalogue mirrors (HATS)")

@@ -24,6 +24,7 @@ from shared.contracts.preview import (
     PreviewRequest,
 )
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
+from shared.cores import available_cores
 from shared.health import health_app, serve_health
 from shared.logging import configure_logging
 from shared.metrics import BROKER_CONNECTED, REGISTRY
@@ -77,7 +78,7 @@ class Service:
 
     def __init__(self, settings: PreviewSettings, folder: str) -> None:
         self._settings = settings
-        self._slots = settings.slots or len(os.sched_getaffinity(0))
+        self._slots = settings.slots or available_cores()
         limits = str(settings.preview_memory_bytes), f"{settings.preview_time_s:g}"
         own = {"MPLCONFIGDIR": folder, "XDG_CACHE_HOME": folder, "XDG_CONFIG_HOME": folder, "MPLBACKEND": "Agg"}
         # one more than one user may have, so that the others need not wait for slow pictures

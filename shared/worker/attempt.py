@@ -1,7 +1,6 @@
 """One attempt at one step: the child, its signs of life, and the commit."""
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from .. import metrics
 from ..broker import Broker, progress_route
 from ..contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 from ..contracts.steps import Step
+from ..cores import available_cores
 from ..settings import WorkerSettings
 from ..taskdir import Attempt, Commit, Fenced, Manifest
 from .execution import Execution, Outcome, Stop
@@ -140,7 +140,6 @@ class WorkedAttempt:
 
     def _job(self) -> Frame:
         settings, message = self._settings, self.message
-        cores = len(os.sched_getaffinity(0))
         return {
             "step": message.step,
             "task_id": message.task_id,
@@ -150,7 +149,7 @@ class WorkedAttempt:
             "cache_dir": str(settings.data_dir / "cache"),
             "mirror_dir": None if settings.mirror_dir is None else str(settings.mirror_dir),
             "astrometry_indexes": [str(path) for path in settings.astrometry_indexes],
-            "threads": max(1, cores // settings.slots),
+            "threads": max(1, available_cores() // settings.slots),
         }
 
     # ---- signs of life

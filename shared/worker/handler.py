@@ -133,10 +133,10 @@ class StepHandler:
             if work.message.run_id == cancel.run_id:
                 await work.stop(Stop.CANCELLED)
 
-    async def stop(self, grace_s: float) -> None:
-        """Let what works end, for `grace_s` seconds; what does not goes back to its queue."""
+    async def stop(self, drain_s: float, grace_s: float) -> None:
+        """Let what works end, for `drain_s` seconds; what does not goes back to its queue, within `grace_s` seconds."""
         self._stopping = True
-        if not await self._finished(grace_s):
+        if not await self._finished(drain_s):
             for work in list(self._working):
                 await work.stop(Stop.STOPPING)
             await self._finished(grace_s)

@@ -83,11 +83,11 @@ class RequestHandler:
         )
         return reply
 
-    async def stop(self, grace_s: float) -> None:
-        """Let what works end, for `grace_s` seconds; what does not is refused."""
+    async def stop(self, drain_s: float, grace_s: float) -> None:
+        """Let what works end, for `drain_s` seconds; what does not is refused, within `grace_s` seconds."""
         self._stopping = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace_s)
+            await asyncio.wait_for(self._idle.wait(), drain_s)
         for execution in list(self._working):
             await execution.stop(Stop.STOPPING)
         with contextlib.suppress(TimeoutError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..broker import Consumer
     from ..settings import WorkerSettings
 
-GRACE_S: Final = 15.0  # for running steps after SIGTERM; a supervisor of ours gives 20 s, Kubernetes 30 s
+GRACE_S: Final = 15.0  # for what is stopped after the time to drain to report back
 
 
 def main(service: str, specs: Iterable[StepSpec], requests: Iterable[RequestSpec] = ()) -> None:
@@ -50,6 +50,11 @@ def main(service: str, specs: Iterable[StepSpec], requests: Iterable[RequestSpec
 
     settings = WorkerSettings()
     configure_logging(settings, service)
+    if only := set(settings.only):
+        if unknown := only - {*steps, *asked}:
+            sys.exit(f"STDWEB_ONLY: {service} has no {', '.join(sorted(unknown))}, but {', '.join((*steps, *asked))}")
+        steps = {name: spec for name, spec in steps.items() if name in only}
+        asked = {name: spec for name, spec in asked.items() if name in only}
     asyncio.run(_serve(service, steps, asked, settings))
 
 
@@ -60,6 +65,7 @@ async def _serve(
 
     from ..broker import connect, delays_for
     from ..broker.topology import CONTROL_EXCHANGE, topology
+    from ..cores import available_cores
     from ..health import health_app, serve_health
     from ..metrics import BROKER_CONNECTED, WORKER_SLOTS, begin
     from .handler import StepHandler
@@ -79,8 +85,9 @@ async def _serve(
         what=topology(delays_for(settings.lease_poll_s), steps),
         declares=settings.broker_declares,
     )
-    threads = max(1, len(os.sched_getaffinity(0)) // settings.slots)
-    pool = Pool(_own_command(), settings.slots + len(asked), threads, _cache_environment())
+    threads = max(1, available_cores() // settings.slots)
+    children = len(asked) + (settings.slots if steps else 0)
+    pool = Pool(_own_command(), children, threads, _cache_environment())
     await pool.start()
     consumers: list[Consumer] = []
     checks = {
@@ -118,7 +125,8 @@ async def _serve(
     (failure,) = await asyncio.gather(subscribing, return_exceptions=True)
     for consumer in consumers:
         await consumer.stop()
-    await asyncio.gather(handler.stop(GRACE_S), *(requests.stop(GRACE_S) for requests in answering))
+    drain_s = settings.drain_s
+    await asyncio.gather(handler.stop(drain_s, GRACE_S), *(requests.stop(drain_s, GRACE_S) for requests in answering))
     await broker.close()
     await pool.close()
     await health.cleanup()

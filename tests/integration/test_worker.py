@@ -304,6 +304,30 @@ async def test_a_stopping_worker_lets_its_step_end(bench: Bench) -> None:
     assert len(bench.pids()) == 1
 
 
+async def test_a_step_that_outlasts_the_draining_is_done_by_another(bench: Bench) -> None:
+    worker = bench.start(STDWEB_DRAIN_S="0")
+    message = await bench.ask({"do": "wait", "gate": str(bench.gate())})
+    await until(bench.pids)
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait, 20) == 0
+    bench.gate().touch()
+    bench.start()
+    assert isinstance(await bench.end_of(message), StepDone)
+    assert len(bench.pids()) == 2
+
+
+async def test_a_worker_does_only_the_steps_that_it_is_told(bench: Bench) -> None:
+    bench.start(STDWEB_ONLY="brief")
+    probe = await bench.ask({})
+    assert isinstance(await bench.end_of(await bench.ask({}, BRIEF, task_id=2)), StepDone)
+    assert not bench.ends(probe)
+    bench.start(STDWEB_ONLY="probe")
+    assert isinstance(await bench.end_of(probe), StepDone)
+    wrong = bench.start(STDWEB_ONLY="probe,prob")
+    assert await asyncio.to_thread(wrong.wait, 20) == 1
+    assert "has no prob, but probe" in bench.logs()
+
+
 async def test_a_killed_broker_costs_nothing(rabbit: TestBroker, bench: Bench) -> None:
     bench.start()
     message = await bench.ask({"do": "wait", "gate": str(bench.gate())})

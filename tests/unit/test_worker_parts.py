@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.cores import available_cores
 from shared.errors import DataError, InternalError
 from shared.worker import wire
 from shared.worker.child import check_plain
@@ -34,6 +35,18 @@ def test_only_listed_regular_files_are_kept(tmp_path: Path) -> None:
 def test_computed_values_that_are_not_plain_are_refused_by_name(value: object) -> None:
     with pytest.raises(InternalError, match="zp"):
         check_plain({"fwhm": 3.2, "zp": value})
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 3), ("100000 100000", 1), ("150000 100000", 2), ("800000 100000", 3), ("1000 100000", 1)],
+)
+def test_cores_are_those_that_the_container_may_use(quota: str, cores: int, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.max"
+    path.write_text(f"{quota}\n")
+    few = len(os.sched_getaffinity(0))
+    assert available_cores(path) == (few if quota.startswith("max") else min(cores, few))
+    assert available_cores(tmp_path / "absent") == few
 
 
 def test_plain_computed_values_pass() -> None:
