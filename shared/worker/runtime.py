@@ -86,8 +86,7 @@ async def _serve(
         declares=settings.broker_declares,
     )
     threads = max(1, available_cores() // settings.slots)
-    children = len(asked) + (settings.slots if steps else 0)
-    pool = Pool(_own_command(), children, threads, _cache_environment())
+    pool = Pool(_own_command(), len(asked) + settings.slots * bool(steps), threads, _cache_environment())
     await pool.start()
     consumers: list[Consumer] = []
     checks = {

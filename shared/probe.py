@@ -1,0 +1,33 @@
+"""Health check of a container: `python -m shared.probe` asks its own process whether it is ready, 1 if it is not."""
+
+import http.client
+import os
+import ssl
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+_PATIENCE_S: Final = 4.0
+
+
+def ready(environment: Mapping[str, str]) -> bool:
+    """Ask `/readyz` on the port that the environment gives to a service, or else to the gateway."""
+    port = environment.get("STDWEB_HEALTH_PORT") or environment.get("STDWEB_PORT", "8000")
+    connection: http.client.HTTPConnection
+    if "STDWEB_HEALTH_PORT" not in environment and environment.get("STDWEB_TLS_CERTIFICATE"):
+        # its own certificate is for the name that browsers know
+        unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - talks to itself
+        connection = http.client.HTTPSConnection("127.0.0.1", int(port), timeout=_PATIENCE_S, context=unchecked)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    sys.exit(0 if ready(os.environ) else 1)
