@@ -133,7 +133,13 @@ class Pending:
 
 @dataclass(frozen=True)
 class Task:
-    """A task. `rev` changes with every write of the coordinator; title and groups are not its business."""
+    """A task. `rev` changes with every write of the coordinator; title and groups are not its business.
+
+    Parameters
+    ----------
+    before
+        As it was before its run, while the start of that is being undone: whoever comes by can end that.
+    """
 
     id: int
     original_name: str
@@ -151,6 +157,7 @@ class Task:
     rev: int = 0
     run: Run | None = None
     pending: Pending | None = None
+    before: "Task | None" = None
 
     @property
     def running(self) -> bool:

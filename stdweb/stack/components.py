@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -93,14 +93,14 @@ def components(state: StackState, settings: StackSettings) -> list[Component]:
         f"{PREFIX}PORT": str(settings.port),
         "MOTOR_MAX_WORKERS": "64",
     }
-    parts.append(_python("gateway", gateway_env, settings.port))
+    parts.append(program("gateway", gateway_env, settings.port))
     slots = settings.slots or len(os.sched_getaffinity(0))
     for service in SERVICES:
         env = common | _of_service(service, state, settings, slots) | {f"{PREFIX}MIRROR_DIR": str(state.mirror_dir)}
-        parts.append(_python(service, env, state.ports[service]))
+        parts.append(program(service, env, state.ports[service]))
     for service in ANSWERING:
         env = common | _of_service(service, state, settings, slots)
-        parts.append(_python(service, env, state.ports[service]))
+        parts.append(program(service, env, state.ports[service]))
     return parts
 
 
@@ -113,10 +113,23 @@ def _of_service(service: str, state: StackState, settings: StackSettings, slots:
     return own | {f"{PREFIX}AMQP_URL": url, f"{PREFIX}BROKER_DECLARES": "false"}
 
 
-def _python(service: str, env: dict[str, str], port: int) -> Component:
+def program(service: str, env: Mapping[str, str], port: int, *, name: str = "") -> Component:
+    """Describe a process of ours.
+
+    Parameters
+    ----------
+    service
+        Which one.
+    env
+        Its environment, but for what Python needs.
+    port
+        Where its health is asked.
+    name
+        Its name, where there are several of the service.
+    """
     argv = [sys.executable, "-m", f"services.{service}"]
     here = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
-    return Component(service, argv, env | here, lambda: _http_ready(port), _SERVICES)
+    return Component(name or service, argv, {**env, **here}, lambda: _http_ready(port), _SERVICES)
 
 
 def _ready(accepts: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:

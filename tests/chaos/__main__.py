@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,11 @@ from stdweb.stack import processes
 
 from . import faults, report
 from .driver import Part, Result
-from .stack import SHORT_LEASES, VOLUME_BYTES
+from .stack import ROOT, SHORT_LEASES, VOLUME_BYTES
 
 _INSIDE: Final = "CHAOS_NAMESPACE"
-_PART: Final = 50
+_PART: Final = 125
+_LANES: Final = 4
 _GRACE_S: Final = 3.0
 
 
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=15)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--part", type=int, default=_PART, help="faults of a part")
+    parser.add_argument("--lanes", type=int, default=_LANES, help="faults that go on at once")
     parser.add_argument("--state", type=Path, help="file with the results of parts; kept for a campaign that goes on")
     parser.add_argument("--work", type=Path, help="folder for the stacks; a temporary one by default")
     parser.add_argument("--leases", choices=("short", "default"), default="short")
@@ -47,6 +50,7 @@ def main() -> int:
     for number in range(len(state.parts), -(-options.faults // options.part)):
         count = min(options.part, options.faults - number * options.part)
         result = _part(work / f"part-{number + 1}", f"{options.seed}/{number + 1}", count, options)
+        result.commit = _commit()
         state.add(result)
         sys.stdout.write(report.part(result) + "\n")
         sys.stdout.flush()
@@ -64,7 +68,7 @@ class _State:
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         self._path = path
-        names = ("seed", "faults", "part", "leases", "kinds")
+        names = ("seed", "faults", "part", "lanes", "leases", "kinds")
         self._of = {name: getattr(options, name) for name in names}
         kept = json.loads(path.read_text()) if path.exists() else {"of": self._of, "parts": []}
         if kept["of"] != self._of:
@@ -104,7 +108,8 @@ def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> R
             cache_logger_on_first_use=False,
         )
         leases = SHORT_LEASES if options.leases == "short" else {}
-        result = asyncio.run(_guarded(Part(folder, seed, count, kinds, leases)))
+        plan = faults.draw(random.Random(f"{seed}/faults"), count, kinds)
+        result = asyncio.run(_guarded(Part(folder, seed, plan, leases=leases, lanes=options.lanes)))
     if mounted:
         keep = folder / "volume-kept"
         if result.violations and options.keep:
@@ -120,6 +125,12 @@ async def _guarded(part: Part) -> Result:
     task = asyncio.create_task(part.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
+
+
+def _commit() -> str:
+    """Name the code that was tried."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def _enter_namespace() -> None:

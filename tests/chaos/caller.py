@@ -1,10 +1,15 @@
-"""A sane HTTP client: it asks the next gateway when one does not answer, with the same Idempotency-Key."""
+"""A sane HTTP client: it asks the next gateway when one does not answer, with the same Idempotency-Key.
+
+So does who follows a task by server-sent events: it resumes at the next gateway, from the last number that it has seen.
+"""
 
 import asyncio
 import itertools
+import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 import httpx
@@ -19,8 +24,22 @@ _AGAIN: Final = {429, 502, 503, 504}
 _PASSING: Final = "again in a moment"  # of a 409: the same request, or another change of the image, is at work
 
 
+_SILENT: Final = httpx.Timeout(8.0, connect=2.0)  # four times the period of comments
+
+
 class GaveUp(Exception):
     """No answer in all the time; the request may or may not have had its effect."""
+
+
+class Wrong(Exception):
+    """An answer that should never come."""
+
+
+def expect(answer: httpx.Response, *statuses: int) -> httpx.Response:
+    """Take an answer of these statuses, and no other."""
+    if answer.status_code not in statuses:
+        raise Wrong(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text[:300]}")
+    return answer
 
 
 class Caller:
@@ -53,10 +72,50 @@ class Caller:
 
     async def read(self, path: str) -> httpx.Response:
         """Ask for something."""
-        return await self._persist("GET", path, lambda _: True, {})
+        return await self._persist("GET", path, lambda _: None, {})
+
+    async def secret(self) -> str:
+        """Make the secret that callbacks are signed with."""
+        answer = await self._persist("POST", "/callbacks/secret/", lambda _: None, {})
+        return str(expect(answer, 200).json()["secret"])
+
+    async def follow(self, path: str, patience_s: float) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Follow a task, over the deaths of gateways; gives events with their data.
+
+        Numbers of changes of state must grow, whoever tells them.
+        """
+        deadline = time.monotonic() + patience_s
+        last = -1
+        while time.monotonic() < deadline:
+            headers = {"Last-Event-ID": str(last)} if last >= 0 else {}
+            try:
+                async with self._clients[self._now].stream("GET", path, headers=headers, timeout=_SILENT) as answer:
+                    if answer.status_code not in _AGAIN:
+                        if answer.status_code != 200:
+                            await answer.aread()
+                            expect(answer, 200)
+                        async with aclosing(_events(answer)) as events:
+                            async for number, name, data in events:
+                                if number is not None and number <= last:
+                                    raise Wrong(f"{path}: event {number} after {last}")
+                                last = last if number is None else number
+                                yield name, data
+            except httpx.TransportError:
+                pass
+            self._next()
+            await asyncio.sleep(_FIRST_PAUSE_S)
+        raise GaveUp(f"{path}: followed for {patience_s:.0f} s")
 
     async def change(
-        self, op: str, method: str, path: str, *, facts: dict[str, Any] | None = None, keyed: bool = False, **body: Any
+        self,
+        op: str,
+        method: str,
+        path: str,
+        *,
+        facts: dict[str, Any] | None = None,
+        keyed: bool = False,
+        patience_s: float = _PATIENCE_S,
+        **body: Any,
     ) -> httpx.Response:
         """Ask for a change, and write down what became of it.
 
@@ -65,7 +124,8 @@ class Caller:
         facts
             What the ledger is to know of it.
         keyed
-            Whether an Idempotency-Key goes with it; without one the request must be one that may be sent twice.
+            Whether an Idempotency-Key goes with it; without one the request must be one that may be sent twice, or
+            whose lines `perhaps`, one for each try without an answer, are looked at.
         """
         key = uuid.uuid4().hex
         facts = {"key": key, **(facts or {})}
@@ -74,8 +134,15 @@ class Caller:
         self._ledger.note("asked", op, **facts)
         began = time.monotonic()
         stall: list[float] = []
+
+        def trying(problem: str | None) -> None:
+            if problem is None:
+                stall.append(time.monotonic())
+            else:
+                self._ledger.note("perhaps", op, why=problem, **facts)
+
         try:
-            answer = await self._persist(method, path, lambda tries: bool(stall.append(time.monotonic())) or True, body)
+            answer = await self._persist(method, path, trying, body, patience_s)
         except GaveUp as error:
             self._ledger.note("unknown", op, why=str(error), **facts)
             raise
@@ -94,16 +161,30 @@ class Caller:
         return answer
 
     async def _persist(
-        self, method: str, path: str, trying: Callable[[int], bool], body: dict[str, Any]
+        self,
+        method: str,
+        path: str,
+        trying: Callable[[str | None], None],
+        body: dict[str, Any],
+        patience_s: float = _PATIENCE_S,
     ) -> httpx.Response:
-        deadline = time.monotonic() + _PATIENCE_S
+        """Ask until there is an answer.
+
+        Parameters
+        ----------
+        trying
+            Called before each try, and with the problem after one that had no answer.
+        """
+        deadline = time.monotonic() + patience_s
         pause_s = _FIRST_PAUSE_S
         for tries in itertools.count(1):
-            trying(tries)
+            trying(None)
             try:
                 answer = await self._clients[self._now].request(method, path, **body)
             except httpx.TransportError as error:
                 why = repr(error)
+                if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):  # nothing was sent then
+                    trying(why)
                 self._next()
             else:
                 passing = answer.status_code == 409 and _PASSING in answer.text
@@ -122,6 +203,20 @@ class Caller:
 
     def _next(self) -> None:
         self._now = (self._now + 1) % len(self._clients)
+
+
+async def _events(answer: httpx.Response) -> AsyncIterator[tuple[int | None, str, dict[str, Any]]]:
+    """Read server-sent events: number, name and data of each."""
+    fields: dict[str, str] = {}
+    async for line in answer.aiter_lines():
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        else:
+            if "event" in fields:
+                number = int(fields["id"]) if "id" in fields else None
+                yield number, fields["event"], json.loads(fields["data"])
+            fields = {}
 
 
 def _promised(answer: httpx.Response) -> dict[str, Any]:

@@ -8,18 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from . import files, leftovers
+from . import files, leftovers, told
 from .evidence import Doc, Evidence, in_json
-from .story import ENDED, Story, course
-
-STEMS = {
-    "cleanup": "cleanup",
-    "inspect": "inspect",
-    "photometry": "photometry",
-    "simple_transients": "transients_simple",
-    "subtraction": "subtraction",
-    "stack": "stacking",
-}
+from .images import EDITS
+from .story import ENDED, Story, course, end_state
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,7 @@ def check(evidence: Evidence) -> Verdict:
     for rule in _RULES:
         verdict.violations += rule(story)
     verdict.violations += [Violation(*found) for found in files.check(story, verdict.counts)]
+    verdict.violations += [Violation(*found) for found in told.check(story)]
     verdict.violations += [Violation(*found) for found in leftovers.check(evidence)]
     verdict.counts["tasks"] = len(evidence.tasks)
     for run in story.runs.values():
@@ -53,6 +46,10 @@ def check(evidence: Evidence) -> Verdict:
         verdict.counts["steps done"] += sum(step["status"] == "done" for step in run["steps"])
         verdict.counts["steps tried again"] += sum(step["attempt"] > 1 for step in run["steps"])
     verdict.counts["requests accepted"] = sum(line["what"] == "accepted" for line in evidence.ledger)
+    verdict.counts["image edits"] = len(story.lines("accepted", *EDITS))
+    verdict.counts["pictures seen"] = len(story.lines("seen", "picture"))
+    verdict.counts["ends followed"] = sum(line.get("how") == "told" for line in story.lines("seen", "end"))
+    verdict.counts["callbacks asked"] = sum(bool(line.get("callback")) for line in story.lines("accepted", "process"))
     return verdict
 
 
@@ -161,7 +158,7 @@ def _explained(story: Story, run: Doc, why: str) -> bool:
 
 def _states(story: Story) -> Iterator[Violation]:
     """The state of a task is that of its last run, or of the image that came after it."""
-    replaced = story.ids("asked", "image")
+    replaced = story.ids("asked", "image", *EDITS)
     for task_id, doc in story.tasks.items():
         seqs = [step["seq"] for run in story.of_task.get(task_id, []) for step in run["steps"]]
         if len(set(seqs)) != len(seqs) or max(seqs, default=0) > doc.get("seq", 0):
@@ -171,9 +168,7 @@ def _states(story: Story) -> Iterator[Violation]:
         run = doc.get("run")
         if not run or run["status"] not in ENDED:
             continue
-        stem = next((STEMS[step["name"]] for step in run["steps"] if step["status"] == "failed"), "")
-        ends = {"done": f"{STEMS[run['steps'][-1]['name']]}_done", "failed": f"{stem}_failed"}
-        allowed = {ends.get(run["status"], "cancelled")} | ({"uploaded"} if task_id in replaced else set())
+        allowed = {end_state(run)} | ({"uploaded"} if task_id in replaced else set())
         if doc["state"] not in allowed:
             yield Violation("state", f"{doc['state']}, and its last run is {run['status']}", task_id)
         if not str(doc.get("work", "")).startswith("d|") and not doc.get("pending"):
@@ -199,8 +194,14 @@ def _wanted(story: Story, task_id: int) -> tuple[list[str], Doc]:
     made = story.made[task_id]
     titles = [made["title"]] if "title" in made else []
     config: Doc = {}
+    late: list[str] = []
+    late_keys: set[str] = set()
     for line in story.evidence.ledger:
-        if line.get("task") != task_id or line["what"] not in {"accepted", "unknown"}:
+        if line.get("task") != task_id or line["what"] not in {"accepted", "unknown", "perhaps"}:
+            continue
+        if line["what"] == "perhaps":  # a try without an answer, repeated elsewhere: it may come at any time
+            late += [line["title"]] if line["op"] == "title" else []
+            late_keys |= set(line["config"]) if line["op"] == "config" else set()
             continue
         certain = line["what"] == "accepted"
         if line["op"] == "title":
@@ -210,7 +211,7 @@ def _wanted(story: Story, task_id: int) -> tuple[list[str], Doc]:
                 config.pop(key, None)
                 if certain:
                     config[key] = value
-    return titles, config
+    return titles and [*late, *titles], {key: value for key, value in config.items() if key not in late_keys}
 
 
 def _answers(story: Story) -> Iterator[Violation]:
@@ -220,10 +221,6 @@ def _answers(story: Story) -> Iterator[Violation]:
             yield Violation("wrong answer", line["why"])
         elif line["what"] == "trouble":
             yield Violation("too late", f"{line['op']}: {line.get('why') or line}", line.get("task"))
-        elif line["what"] == "seen":
-            run = story.runs.get(line["run"])
-            if run is not None and run["status"] not in ENDED:
-                yield Violation("end taken back", f"run {run['id']} was seen ended", run["task_id"])
 
 
 def _parked(story: Story) -> Iterator[Violation]:

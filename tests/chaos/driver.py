@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import structlog
 from services.gateway.admin import Admin
 
 from . import evidence, faults
+from .called import Called
 from .checker import Verdict, Violation, check
 from .faults import KINDS, Fault
 from .ledger import Ledger
@@ -22,12 +24,11 @@ from .pictures import make_pictures
 from .stack import USER, WORKERS, Stack
 
 _CLIENTS: Final = 6
-_GAP_S: Final = (0.5, 2.5)
-_OVERLAP: Final = 0.3  # of the faults begin while the one before is not over
+_GAP_S: Final = (0.2, 1.5)
 _RECOVER_S: Final = 60.0
 _SETTLE_S: Final = 90.0
 _MET_S: Final = 1.0  # of a fault that is over at once
-_ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one
+_ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one, where one comes after another
 
 log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ class Result:
     violations: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    commit: str = ""
 
 
 class Part:
@@ -52,15 +54,18 @@ class Part:
         Of the stack; on it may be mounted a small volume.
     seed
         Of the faults and of what clients do.
-    count
-        How many faults.
-    kinds
-        Which; None for all that can be done here.
+    plan
+        The faults.
+    leases
+        Settings of the stack.
+    lanes
+        How many faults go on at once. With one, the next waits for the aftermath of the one before.
     """
 
-    def __init__(self, folder: Path, seed: str, count: int, kinds: list[str] | None, leases: dict[str, str]) -> None:
+    def __init__(self, folder: Path, seed: str, plan: list[Fault], *, leases: dict[str, str], lanes: int = 1) -> None:
+        self._lanes = lanes
         self._dice = random.Random(seed)
-        self._plan = faults.draw(self._dice, count, kinds)
+        self._plan = plan
         self._result = Result(seed)
         settings = {**leases, "MAX_STEPS_PER_USER": "4", "LOG_LEVEL": "info"}
         self._stack = Stack(folder, settings)
@@ -76,8 +81,10 @@ class Part:
             pictures = await asyncio.to_thread(make_pictures, self._folder / "pictures", self._stack.mirror)
             tokens = await self._tokens()
             ledger = Ledger(self._folder / "ledger.jsonl")
-            self._load = Load(self._stack.gateways, tokens, pictures, ledger, self._result.seed)
-            self._load.start()
+            called = Called(ledger, random.Random(f"{self._result.seed}/called"))
+            await called.start()
+            self._load = Load(self._stack.gateways, tokens, pictures, ledger, seed=self._result.seed, called=called)
+            await self._load.start()
             url = f"mongodb://127.0.0.1:{self._stack.ports['store']}/?retryWrites=false"
             client = pymongo.MongoClient(url, serverSelectionTimeoutMS=1000, socketTimeoutMS=5000)
             self._base = client["stdweb"]
@@ -88,6 +95,7 @@ class Part:
             for line in self._result.faults:
                 line["lost_s"] = _lost_s(line, ledger)
             verdict = await self._settle(ledger)
+            await called.close()
             ledger.close()
             client.close()
         finally:
@@ -112,17 +120,19 @@ class Part:
     # ---- faults
 
     async def _torment(self) -> None:
-        running: set[asyncio.Task[None]] = set()
-        for fault in self._plan:
-            gap_s, overlap = self._dice.uniform(*_GAP_S), self._dice.random() < _OVERLAP
-            running.add(asyncio.create_task(self._inflict(fault)))
-            if not overlap or len(running) > 1:
-                await asyncio.gather(*running)
-                running.clear()
-            await asyncio.sleep(gap_s)
-        await asyncio.gather(*running, *self._aftermath)
+        plan = iter(self._plan)
+        await asyncio.gather(*(self._lane(plan) for _ in range(self._lanes)))
+        await asyncio.gather(*self._aftermath)
 
-    async def _inflict(self, fault: Fault) -> None:
+    async def _lane(self, plan: Iterator[Fault]) -> None:
+        """Inflict one fault after another; beside other lanes, which take theirs from the same plan."""
+        for fault in plan:
+            watches = await self._inflict(fault)
+            if self._lanes == 1 and watches:
+                await asyncio.wait(watches, timeout=_ATTENTION_S)
+            await asyncio.sleep(self._dice.uniform(*_GAP_S))
+
+    async def _inflict(self, fault: Fault) -> list[asyncio.Task[None]]:
         victim = fault.victim.partition(" > ")[0]
         while victim in self._busy:  # one fault at a time on each
             await asyncio.sleep(0.1)
@@ -148,7 +158,7 @@ class Part:
             watches.append(asyncio.create_task(self._up(victim, before, line, applied)))
         watches += [asyncio.create_task(self._taken_over(task_id, step, line, applied)) for task_id, step in held]
         self._aftermath |= set(watches)
-        await asyncio.wait(watches, timeout=_ATTENTION_S)
+        return watches
 
     async def _held(self, victim: str) -> list[tuple[int, dict[str, Any]]]:
         """Give the steps that a worker is at, with their tasks."""

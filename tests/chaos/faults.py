@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 
 from .proxy import Mode
-from .stack import GATEWAYS, WORKERS, Stack
+from .stack import GATEWAYS, SERVICES, WORKERS, Stack
 
 BROKER: Final = ("broker",)
 STORE: Final = ("store",)
@@ -59,11 +59,14 @@ class Kind:
         Shortest and longest duration, seconds.
     do
         Does it, for as long as the block takes.
+    share
+        How often it comes, beside the others. What all have to wait for comes seldom: meanwhile nothing else can break.
     """
 
     victims: tuple[str, ...]
     hold_s: tuple[float, float]
     do: Callable[[Stack, Fault], "contextlib.AbstractAsyncContextManager[None]"]
+    share: int = 2
 
 
 @asynccontextmanager
@@ -164,33 +167,33 @@ async def _alarm(stack: Stack, fault: Fault) -> AsyncIterator[None]:
                 break
 
 
-_PLAYERS = (*GATEWAYS, *WORKERS)
+_PLAYERS = (*GATEWAYS, *SERVICES)
 _TO_BROKER = tuple(f"{name} > broker" for name in (*_PLAYERS, "all"))
 _TO_STORE = tuple(f"{name} > store" for name in (*GATEWAYS, "all"))
 _LINKS = (*_TO_BROKER, *_TO_STORE)
 
 KINDS: Final[dict[str, Kind]] = {
-    "kill gateway": Kind(GATEWAYS, (0, 0), _kill),
-    "kill worker": Kind(WORKERS, (0, 0), _kill),
-    "kill child": Kind(WORKERS, (0, 0), _kill_child),
+    "kill gateway": Kind(GATEWAYS, (0, 0), _kill, 3),
+    "kill worker": Kind(SERVICES, (0, 0), _kill),
+    "kill child": Kind(WORKERS, (0, 0), _kill_child, 5),
     "kill fork server": Kind(WORKERS, (0, 0), _kill_fork_server),
-    "kill broker": Kind(BROKER, (0, 0), _kill),
+    "kill broker": Kind(BROKER, (0, 0), _kill, 1),
     "kill store": Kind(STORE, (0, 0), _kill),
-    "restart gateway": Kind(GATEWAYS, (0, 0), _restart),
-    "restart worker": Kind(WORKERS, (0, 0), _restart),
-    "restart broker": Kind(BROKER, (0, 0), _restart),
+    "restart gateway": Kind(GATEWAYS, (0, 0), _restart, 3),
+    "restart worker": Kind(SERVICES, (0, 0), _restart),
+    "restart broker": Kind(BROKER, (0, 0), _restart, 1),
     "restart store": Kind(STORE, (0, 0), _restart),
-    "freeze gateway": Kind(GATEWAYS, (6, 16), _freeze),
-    "freeze worker": Kind(WORKERS, (8, 18), _freeze),
-    "freeze child": Kind(WORKERS, (6, 16), _freeze_child),
-    "freeze broker": Kind(BROKER, (4, 12), _freeze),
-    "freeze store": Kind(STORE, (4, 12), _freeze),
-    "refuse": Kind(_LINKS, (2, 8), _cut_off(Mode.REFUSE)),
-    "black hole": Kind(_LINKS, (6, 18), _cut_off(Mode.BLACK_HOLE)),
-    "slow": Kind(_LINKS, (4, 10), _cut_off(Mode.SLOW)),
-    "reset": Kind(_LINKS, (0, 0.5), _cut_off(Mode.RESET)),
-    "disk full": Kind(("volume",), (3, 10), _fill),
-    "broker's disk alarm": Kind(BROKER, (3, 10), _alarm),
+    "freeze gateway": Kind(GATEWAYS, (6, 16), _freeze, 3),
+    "freeze worker": Kind(SERVICES, (8, 18), _freeze, 3),
+    "freeze child": Kind(WORKERS, (6, 16), _freeze_child, 3),
+    "freeze broker": Kind(BROKER, (4, 12), _freeze, 1),
+    "freeze store": Kind(STORE, (4, 12), _freeze, 1),
+    "refuse": Kind(_LINKS, (2, 8), _cut_off(Mode.REFUSE), 4),
+    "black hole": Kind(_LINKS, (6, 18), _cut_off(Mode.BLACK_HOLE), 3),
+    "slow": Kind(_LINKS, (4, 10), _cut_off(Mode.SLOW), 3),
+    "reset": Kind(_LINKS, (0, 0.5), _cut_off(Mode.RESET), 6),
+    "disk full": Kind(("volume",), (3, 10), _fill, 3),
+    "broker's disk alarm": Kind(BROKER, (3, 10), _alarm, 1),
 }
 
 
@@ -201,15 +204,18 @@ DEADLY: Final = {"kill gateway", "kill worker", "kill broker", "kill store"} | {
 
 
 def draw(dice: random.Random, count: int, kinds: list[str] | None = None) -> list[Fault]:
-    """Draw faults: every kind as often as any other, in random order."""
-    found: list[Fault] = []
-    while len(found) < count:
-        names = list(kinds or KINDS)
-        dice.shuffle(names)
-        for name in names[: count - len(found)]:
-            kind = KINDS[name]
-            hold_s = round(dice.uniform(*kind.hold_s), 2)
-            found.append(Fault(len(found) + 1, name, dice.choice(kind.victims), hold_s, round(dice.random(), 3)))
+    """Draw faults: every kind once, in random order, and then each as often as is its share."""
+    names = list(kinds or KINDS)
+    dice.shuffle(names)
+    shares = [name for name in names for _ in range(KINDS[name].share)]
+    while len(names) < count:
+        dice.shuffle(shares)
+        names += shares
+    found = []
+    for number, name in enumerate(names[:count], start=1):
+        kind = KINDS[name]
+        hold_s = round(dice.uniform(*kind.hold_s), 2)
+        found.append(Fault(number, name, dice.choice(kind.victims), hold_s, round(dice.random(), 3)))
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import images
 from .evidence import Doc, in_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ _COMMIT = re.compile(r"(\d{10})-(\d\d)-([a-z_]+)")
 _RANKS = {"stack": 1, "cleanup": 2, "inspect": 3, "photometry": 4, "simple_transients": 5, "subtraction": 6}
 _IMAGE = ("upload", "edit", "delete")
 _MARKS = {".inputs", ".results", ".work", ".unowned"}
-_MUST = {"inspect": {"inspect.log", "mask.fits"}, "photometry": {"photometry.log", "objects.vot", "photometry.json"}}
+_MUST = {
+    "inspect": {"inspect.log", "mask.fits"},
+    "photometry": {"photometry.log", "objects.vot", "photometry.json"},
+    "subtraction": {"subtraction.log", "sub_diff.fits"},
+}
 _SAME = {"inspect": "mask.fits"}
 """Files that are the same, byte by byte, whenever a step is done on the same image."""
 
@@ -65,7 +70,8 @@ class _Folder:
         self._counts = counts
         self._masks = masks
         made = story.made.get(task_id)
-        self._picture = made["picture"] if made else ""
+        self._made = made
+        self._image: tuple[tuple[int, int, str], Path] | None = None
 
     def check(self) -> Iterator[Found]:
         commits: dict[tuple[int, int, str], Path] = {}
@@ -75,6 +81,7 @@ class _Folder:
                 yield "stray folder", f".results/{entry.name}", self._id
             else:
                 commits[int(match[1]), int(match[2]), match[3]] = entry
+        self._image = max(((one, at) for one, at in commits.items() if one[2] in _IMAGE), default=None)
         manifests: dict[tuple[int, int, str], Doc] = {}
         for commit, folder in commits.items():
             try:
@@ -87,6 +94,8 @@ class _Folder:
         yield from self._visible(set(commits), manifests)
         yield from self._leavings()
         yield from self._uploads()
+        if self._image is not None and self._made is not None and "size" in self._made:
+            yield from images.check(self._story, self._id, self._made, self._image[1])
 
     def _whole(self, commit: tuple[int, int, str], folder: Path, manifest: Doc) -> Iterator[Found]:
         """Files are those of the manifest, no more and no fewer."""
@@ -104,10 +113,11 @@ class _Folder:
         if manifest["outcome"] == "done" and (missing := _MUST.get(commit[2], set()) - set(seen)):
             yield "commit not whole", f"{folder.name}: no {sorted(missing)}", self._id
         same = _SAME.get(commit[2])
-        if same is not None and same in seen and manifest["outcome"] == "done":
+        image = self._image
+        if same is not None and same in seen and manifest["outcome"] == "done" and image and image[0] < commit:
             digest = hashlib.sha256((folder / same).read_bytes()).hexdigest()
             # the mask depends on the gain, which users set
-            source = f"{self._picture} at gain {manifest['computed'].get('gain')}"
+            source = f"image {_digest(image[1] / 'image.fits')} at gain {manifest['computed'].get('gain')}"
             self._masks.setdefault((source, same), {}).setdefault(digest, self._id)
 
     def _step_of(self, manifest: Doc) -> tuple[Doc, Doc] | None:
@@ -194,15 +204,26 @@ class _Folder:
 
     def _uploads(self) -> Iterator[Found]:
         """Files of users are what they sent last."""
-        lines = [one for one in self._story.evidence.ledger if one.get("task") == self._id and one["op"] == "upload"]
+        lines = [
+            one
+            for one in self._story.evidence.ledger
+            if one.get("task") == self._id and one["op"] in {"upload", "drop"}
+        ]
         allowed: dict[str, set[str]] = {}
+        late: set[tuple[str, str]] = set()  # tries without an answer, repeated elsewhere: they may come at any time
         for line in lines:
-            if line["what"] == "accepted":
-                allowed[line["name"]] = {line["sha256"]}
+            name, digest = line["name"], line.get("sha256", "")
+            if line["what"] in {"accepted", "refused"}:  # who is told that there is no such file has dropped it, too
+                allowed[name] = {digest}
             elif line["what"] == "unknown":
-                allowed.setdefault(line["name"], {""}).add(line["sha256"])
+                allowed.setdefault(name, {""}).add(digest)
+            elif line["what"] == "perhaps":
+                late.add((name, digest))
         for name, digests in allowed.items():
-            path = self._path / ".inputs" / name
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-            if digest not in digests:
+            digest = _digest(self._path / ".inputs" / name)
+            if digest not in digests and (name, digest) not in late:
                 yield "upload lost", f"{name} is not what was sent last", self._id
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

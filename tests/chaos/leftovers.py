@@ -12,7 +12,7 @@ _DURABLE = {
     "parking.v2",
     *(f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry", "simple_transients", "subtraction", "stack")),
 }
-_SERVED = {f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry")}
+_SERVED = {f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry", "subtraction", "stack")}
 _PREFIXES = ("delay.", "rpc.", "reply.", "listener.")
 _TRASH_S = 180.0  # twice the longest that the sweeper takes, and some more for a machine that is busy
 _INCOMING_S = 3600.0 + 180.0

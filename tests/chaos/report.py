@@ -13,7 +13,8 @@ _END: Final = "<!-- end of results -->"
 
 def part(result: Result) -> str:
     """Tell of one part."""
-    lines = [f"part {result.seed}: {len(result.faults)} faults, {result.seconds:.0f} s, {_counts(result.counts)}"]
+    lines = [f"part {result.seed} of {result.commit}: {len(result.faults)} faults, {result.seconds:.0f} s"]
+    lines.append(f"  {_counts(result.counts)}")
     lines += [f"  VIOLATION {one['rule']}: {one['what']} (task {one['task']})" for one in result.violations]
     return "\n".join(lines)
 
@@ -57,7 +58,9 @@ def totals(parts: list[dict[str, Any]]) -> list[str]:
         counts.update(one["counts"])
     faults = sum(len(one["faults"]) for one in parts)
     broken = Counter(violation["rule"] for one in parts for violation in one["violations"])
-    lines = [f"{faults} faults in {len(parts)} parts; {_counts(counts)}."]
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in parts))
+    seconds = sum(one["seconds"] for one in parts)
+    lines = [f"{faults} faults in {len(parts)} parts and {seconds / 60:.0f} minutes, on {commits}; {_counts(counts)}."]
     lines.append(f"Violations: {_counts(broken) if broken else 'none'}.")
     return lines
 

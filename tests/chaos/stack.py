@@ -5,16 +5,18 @@ import json
 import os
 import secrets
 import socket
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import aio_pika
 
+from shared.broker.rights import rights_of
 from shared.broker.topology import PARKING_QUEUE
+from shared.settings import PREFIX
 from stdweb.stack import processes
+from stdweb.stack.components import program
 from stdweb.stack.rabbit import VHOST, RabbitNode
 from stdweb.stack.store import EmbeddedStore
 from stdweb.stack.supervisor import Component, Report, Supervisor
@@ -23,7 +25,9 @@ from .proxy import Proxy
 
 ROOT: Final = Path(__file__).parents[2]
 GATEWAYS: Final = ("gateway-1", "gateway-2", "gateway-3")
-WORKERS: Final = ("inspect-1", "inspect-2", "photometry-1", "photometry-2")
+WORKERS: Final = tuple(f"{name}-{number}" for name in ("inspect", "photometry", "subtraction") for number in (1, 2))
+PREVIEWS: Final = ("preview-1", "preview-2")
+SERVICES: Final = (*WORKERS, *PREVIEWS)
 USER: Final = "chaos"
 VOLUME_BYTES: Final = 512 * 2**20
 RESERVE_BYTES: Final = 8 * 2**20
@@ -36,6 +40,7 @@ SHORT_LEASES: Final = {
     "REPUBLISH_AFTER_S": "20",
     "RECONCILE_EVERY_S": "1",
     "BROKER_SETTLE_S": "8",
+    "EVENTS_HEARTBEAT_S": "2",
 }
 """Everything that waits for the dead waits less; the default settings apply where the campaign is told so."""
 
@@ -77,6 +82,7 @@ class Stack:
             self.ports["epmd"],
             password=self.mark,
             cookie=self.mark,
+            services={service: rights_of(service) for service in {_service(name) for name in SERVICES}},
         )
 
     @property
@@ -117,9 +123,9 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in (self.volume, self.mirror, self.store.folder if self.ports else self.folder / "store"):
             place.mkdir(exist_ok=True)
-        names = ("broker", "dist", "epmd", "store", *GATEWAYS, *WORKERS)
+        names = ("broker", "dist", "epmd", "store", *GATEWAYS, *SERVICES)
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        for name in (*GATEWAYS, *WORKERS):
+        for name in (*GATEWAYS, *SERVICES):
             for server in ("broker", "store") if name in GATEWAYS else ("broker",):
                 self.proxies[name, server] = Proxy(self.ports[server])
                 await self.proxies[name, server].start()
@@ -155,40 +161,44 @@ class Stack:
 
     def _components(self) -> list[Component]:
         broker, store = self.node, self.store
-        base = {name: value for name, value in os.environ.items() if not name.startswith("STDWEB_")}
-        base |= processes.marked(self.mark) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        base |= {"XDG_CACHE_HOME": str(self.folder / "cache")}
-        common = base | {f"STDWEB_{name}": value for name, value in self.settings.items()}
-        common |= {"STDWEB_DATA_DIR": str(self.volume)}
+        base = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        base |= processes.marked(self.mark) | {"XDG_CACHE_HOME": str(self.folder / "cache")}
+        common = base | {f"{PREFIX}{name}": value for name, value in self.settings.items()}
+        common |= {f"{PREFIX}DATA_DIR": str(self.volume)}
         parts = [
             Component("broker", broker.command, base | broker.environment, _asked(broker.accepts), 0),
             Component("store", store.command, base, _asked(store.accepts), 0),
         ]
-        for name in GATEWAYS:
-            env = common | {
-                "STDWEB_AMQP_URL": self._amqp_url(name),
-                "STDWEB_MONGO_URL": store.url.replace(str(store.port), str(self.proxies[name, "store"].port), 1),
-                "STDWEB_PORT": str(self.ports[name]),
-                "STDWEB_RESERVE_BYTES": str(RESERVE_BYTES),
-                "MOTOR_MAX_WORKERS": "64",
-            }
-            parts.append(self._program("gateway", name, env))
-        for name in WORKERS:
-            env = common | {
-                "STDWEB_AMQP_URL": self._amqp_url(name),
-                "STDWEB_MIRROR_DIR": str(self.mirror),
-                "STDWEB_SLOTS": "1",
-                "STDWEB_HEALTH_PORT": str(self.ports[name]),
-            }
-            parts.append(self._program(name.partition("-")[0], name, env))
+        for name in (*GATEWAYS, *SERVICES):
+            own = self._of_gateway(name) if name in GATEWAYS else self._of_service(name)
+            env = common | {f"{PREFIX}{key}": value for key, value in own.items()} | {"MOTOR_MAX_WORKERS": "64"}
+            parts.append(program(_service(name), env, self.ports[name], name=name))
         return parts
 
-    def _amqp_url(self, name: str) -> str:
-        return f"amqp://stdweb:{self.mark}@127.0.0.1:{self.proxies[name, 'broker'].port}/{VHOST}"
+    def _of_gateway(self, name: str) -> dict[str, str]:
+        """Settings of a gateway."""
+        return {
+            "AMQP_URL": self._near(name).url,
+            "MONGO_URL": replace(self.store, port=self.proxies[name, "store"].port).url,
+            "PORT": str(self.ports[name]),
+            "RESERVE_BYTES": str(RESERVE_BYTES),
+            "CALLBACK_ALLOW": "127.0.0.0/8",
+            "CALLBACK_RETRY_S": "1",
+        }
 
-    def _program(self, service: str, name: str, env: dict[str, str]) -> Component:
-        port = self.ports[name]
-        return Component(name, [sys.executable, "-m", f"services.{service}"], env, lambda: _healthy(port), 1)
+    def _of_service(self, name: str) -> dict[str, str]:
+        """Settings of a service; it has few rights at the broker, as everywhere."""
+        own = {
+            "AMQP_URL": self._near(name).url_of(VHOST, _service(name)),
+            "BROKER_DECLARES": "false",
+            "SLOTS": "1",
+            "HEALTH_PORT": str(self.ports[name]),
+        }
+        return own if name in PREVIEWS else own | {"MIRROR_DIR": str(self.mirror)}
+
+    def _near(self, name: str) -> RabbitNode:
+        """Give the node as a process sees it, through its proxy."""
+        return replace(self.node, port=self.proxies[name, "broker"].port)
 
     # ---- asking the broker, not through our own code
 
@@ -214,8 +224,7 @@ class Stack:
 
     async def letters(self) -> list[dict[str, object]]:
         """Read the parking queue, and leave it as it is."""
-        url = f"amqp://stdweb:{self.mark}@127.0.0.1:{self.ports['broker']}/{VHOST}"
-        connection = await aio_pika.connect(url)
+        connection = await aio_pika.connect(self.node.url)
         async with connection, connection.channel() as channel:
             queue = await channel.get_queue(PARKING_QUEUE, ensure=False)
             found = []
@@ -228,17 +237,8 @@ def _asked(question):
     return lambda: asyncio.to_thread(question)
 
 
-async def _healthy(port: int) -> bool:
-    try:
-        async with asyncio.timeout(3):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
-                return b" 200 " in await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
+def _service(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _free_ports(count: int) -> list[int]:

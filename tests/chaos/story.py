@@ -3,6 +3,14 @@
 from .evidence import Doc, Evidence
 
 ENDED = {"done", "failed", "cancelled"}
+STEMS = {
+    "cleanup": "cleanup",
+    "inspect": "inspect",
+    "photometry": "photometry",
+    "simple_transients": "transients_simple",
+    "subtraction": "subtraction",
+    "stack": "stacking",
+}
 
 
 class Story:
@@ -38,9 +46,9 @@ class Story:
         """Give lines of the ledger."""
         return [line for line in self.evidence.ledger if line["what"] == what and line["op"] in ops]
 
-    def ids(self, what: str, op: str) -> set[int]:
+    def ids(self, what: str, *ops: str) -> set[int]:
         """Give the tasks of lines."""
-        return {line["task"] for line in self.lines(what, op)}
+        return {line["task"] for line in self.lines(what, *ops)}
 
     def within(self, run: Doc, *kinds: str) -> bool:
         """Tell whether a fault of one of these kinds, or its aftermath, falls into a run."""
@@ -54,3 +62,10 @@ class Story:
 def course(run: Doc) -> str:
     """Tell what became of the steps of a run."""
     return ", ".join(f"{step['name']} {step['status']} ({step['attempt']})" for step in run["steps"])
+
+
+def end_state(run: Doc) -> str:
+    """Name the state in which a run that has ended leaves its task."""
+    stem = next((STEMS[step["name"]] for step in run["steps"] if step["status"] == "failed"), "")
+    ends = {"done": f"{STEMS[run['steps'][-1]['name']]}_done", "failed": f"{stem}_failed"}
+    return ends.get(run["status"], "cancelled")

@@ -1,6 +1,7 @@
 """The judge of the campaign catches whatever is planted, and finds nothing where nothing is wrong."""
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import pytest
 
 from tests.chaos.checker import check
 from tests.chaos.evidence import Evidence, Process
-from tests.chaos.sane import commit, process, queue, run, sane, step
+from tests.chaos.sane import call, commit, fits, process, queue, run, sane, step
 
 
 @pytest.fixture
@@ -32,7 +33,39 @@ def rewrite(world: Evidence, **fields) -> None:
 def test_a_sane_world_has_no_violation(world: Evidence) -> None:
     verdict = check(world)
     assert verdict.violations == []
-    assert (verdict.counts["tasks"], verdict.counts["runs done"], verdict.counts["commits"]) == (3, 1, 5)
+    assert (verdict.counts["tasks"], verdict.counts["runs done"], verdict.counts["commits"]) == (4, 1, 6)
+
+
+def line_of(world, what, op, task_id=None):
+    return next(
+        one
+        for one in world.ledger
+        if (one["what"], one["op"]) == (what, op) and task_id in {None, one.get("task"), one.get("got_id")}
+    )
+
+
+def test_what_had_no_answer_may_have_been_done_or_not(world: Evidence) -> None:
+    world.ledger += [{"what": "perhaps", "op": op, "task": 4} for op in ("crop", "destripe")]
+    assert check(world).violations == []
+    line_of(world, "accepted", "crop")["what"] = line_of(world, "accepted", "destripe")["what"] = "refused"
+    assert check(world).violations == []
+
+
+def test_a_try_without_an_answer_may_come_late(world: Evidence) -> None:
+    world.tasks[0] |= {"title": "mine", "asked": '{"gain": 3.0}'}
+    (world.volume / "tasks" / "1" / ".inputs" / "notes.txt").write_bytes(b"mine")
+    late = [
+        {"op": "title", "title": "mine"},
+        {"op": "config", "config": {"gain": 3.0}},
+        {"op": "upload", "name": "notes.txt", "sha256": hashlib.sha256(b"mine").hexdigest()},
+    ]
+    for asked, other in zip(late, ({"title": "x"}, {"config": {"gain": 4.0}}, {"sha256": "x"}), strict=True):
+        world.ledger += [{"task": 1, **asked, "what": what} for what in ("perhaps", "accepted")]
+        world.ledger.append({"task": 1, **asked, **other, "what": "accepted"})
+    assert check(world).violations == []
+    world.ledger = [line for line in world.ledger if line["what"] != "perhaps"]
+    rules = {violation.rule for violation in check(world).violations}
+    assert rules == {"title overwritten", "config overwritten", "upload lost"}
 
 
 def lose_task(world):
@@ -44,7 +77,7 @@ def revive_task(world):
 
 
 def double_task(world):
-    world.tasks.append({**copy.deepcopy(world.tasks[0]), "_id": 4, "run": None})
+    world.tasks.append({**copy.deepcopy(world.tasks[0]), "_id": 5, "run": None})
 
 
 def same_key(world):
@@ -64,7 +97,7 @@ def lose_run(world):
 
 
 def other_steps(world):
-    world.ledger[5]["steps"] = ["cleanup"]
+    world.ledger[6]["steps"] = ["cleanup"]
 
 
 def run_twice(world):
@@ -99,7 +132,7 @@ def skip_a_step(world):
 
 def fail_without_reason(world):
     world.tasks[2]["run"]["error"] = None
-    world.ledger[5]["good"] = world.ledger[6]["good"] = world.ledger[7]["good"] = True
+    world.ledger[6]["good"] = world.ledger[7]["good"] = world.ledger[8]["good"] = True
 
 
 def fail_by_fault(world):
@@ -150,6 +183,78 @@ def too_late(world):
 
 def take_end_back(world):
     stick(world)
+
+
+def see_another_end(world):
+    line_of(world, "seen", "end")["state"] = "inspect_failed"
+
+
+def see_another_picture(world):
+    line_of(world, "seen", "picture", 2)["sha256"] = "other"
+
+
+def call_in_vain(world):
+    world.ledger = [one for one in world.ledger if not one.get("ok")]
+
+
+def call_never(world):
+    world.ledger = [one for one in world.ledger if one["what"] != "called"]
+
+
+def call_unsigned(world):
+    line_of(world, "called", "callback")["signed"] = False
+
+
+def call_otherwise(world):
+    line_of(world, "called", "callback")["sha256"] = "other"
+
+
+def call_untruly(world):
+    line_of(world, "called", "callback")["got_state"] = "photometry_done"
+
+
+def call_unasked(world):
+    world.ledger.append(call("a", 1, "inspect_done"))
+
+
+def call_of_nothing(world):
+    world.ledger.append(call("z", 9, "inspect_done"))
+
+
+def edited(world):
+    return world.volume / "tasks" / "4" / ".results" / "0000000004-00-edit"
+
+
+def rewrite_image(world, content, name="image.fits"):
+    (edited(world) / name).write_bytes(content)
+    manifest = edited(world) / ".manifest.json"
+    told = json.loads(manifest.read_text())
+    files = [{"name": path.name, "size": path.stat().st_size} for path in edited(world).glob("image*")]
+    manifest.write_text(json.dumps({**told, "files": files}))
+
+
+def crop_twice(world):
+    rewrite_image(world, fits(98, "stdweb: offsets of rows removed"))
+
+
+def crop_never(world):
+    rewrite_image(world, fits(100, "stdweb: offsets of rows removed"))
+
+
+def destripe_twice(world):
+    rewrite_image(world, fits(99, *2 * ["stdweb: offsets of rows removed"]))
+
+
+def cut_image(world):
+    rewrite_image(world, (edited(world) / "image.fits").read_bytes()[:-1000])
+
+
+def lose_original(world):
+    rewrite_image(world, fits(99), "image.orig.fits")
+
+
+def lose_late_edit(world):
+    line_of(world, "accepted", "crop")["what"] = "refused"
 
 
 def park(world):
@@ -297,6 +402,13 @@ PLANTED: dict[str, list[Callable[[Evidence], None]]] = {
     "wrong answer": [wrong_answer],
     "too late": [too_late],
     "end taken back": [take_end_back],
+    "told another end": [see_another_end],
+    "pictures differ": [see_another_picture],
+    "callback lost": [call_in_vain, call_never],
+    "callback wrong": [call_unsigned, call_otherwise, call_untruly],
+    "called for nothing": [call_unasked, call_of_nothing],
+    "image edited otherwise": [crop_twice, crop_never, destripe_twice, cut_image, lose_late_edit],
+    "original lost": [lose_original],
     "dead letter unexplained": [park, park_unread],
     "folder without a task": [orphan_folder],
     "lost files": [lose_folder],
@@ -332,7 +444,9 @@ def test_what_is_planted_is_found(world: Evidence, rule: str, plant: Callable[[E
 
 
 def test_every_rule_has_a_test() -> None:
-    sources = [Path(__file__).parent / name for name in ("checker.py", "files.py", "leftovers.py")]
+    sources = [
+        Path(__file__).parent / name for name in ("checker.py", "files.py", "images.py", "leftovers.py", "told.py")
+    ]
     text = "".join(source.read_text() for source in sources)
     rules = set(re.findall(r'(?:Violation\(|yield \(?)\s*"([a-z\' ]+)",', text))
     assert rules == set(PLANTED)

@@ -164,28 +164,24 @@ class Coordinator:
         The broker may have been told after all: no worker may begin, or commit, any more.
         """
         run, step = started.run, started.run.current if started.run else None
-        closing = runs.begin_cancel(started, run.id) if run else None
-        if run is None or step is None or closing is None:
-            return None
+        if run is None or step is None or await self.fences.committed(started.id, step) is not None:
+            return await self.tasks.get(started.id)
         try:
-            await self.revisions.swap(started, closing)
+            await self.revisions.swap(started, runs.begin_undo(before, started))
         except Changed:
             # somebody knows of it, and may have been promised its end: it goes on as soon as the broker is back
             return await self.tasks.get(started.id)
+        # another gateway may end that, too, if this one stands still
         manifest = await self.fences.close(started.id, run.id, step)
-
-        def undo(task: Task) -> Task | None:
-            if manifest is not None:  # its commit counts
-                return runs.settle_cancel(task, step, manifest, now())[0] if task.running else None
-            # the numbers stay used
-            return replace(before, rev=task.rev, seq=task.seq) if task.running else None
-
-        new = await self.revisions.change(before.id, run.id, undo)
-        if manifest is not None:
-            return new if new is not None and new.run is not None and new.run.status == "done" else None
-        if run.callback is not None:
-            await self.callbacks.forget(run.id)
-        return None
+        await self.revisions.change(
+            before.id, run.id, lambda task: runs.settle_cancel(task, step, manifest, now())[0] if task.running else None
+        )
+        if manifest is None:
+            if run.callback is not None:
+                await self.callbacks.forget(run.id)
+            return None
+        task = await self.tasks.get(started.id)  # its commit counts
+        return task if task is not None and task.run is not None and task.run.status == "done" else None
 
     async def publish(self, task: Task) -> None:
         """Put the current step into its queue, if it has been released.

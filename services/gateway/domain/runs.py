@@ -234,6 +234,16 @@ def begin_cancel(task: Task, run_id: str) -> Task | None:
     return replace(task, run=replace(run, status="cancelling"))
 
 
+def begin_undo(before: Task, started: Task) -> Task:
+    """Close a run that has just begun, to be as if it never had; all that needs is kept with it."""
+    return replace(started, run=started.run and replace(started.run, status="cancelling"), before=before)
+
+
+def undo(task: Task) -> Task | None:
+    """Take a start back; None when that is not being done. The numbers of its steps stay used."""
+    return None if task.before is None else replace(task.before, rev=task.rev, seq=task.seq)
+
+
 def reopen(task: Task) -> Task | None:
     """See a run that is being cancelled as running, to take in a commit that came before the fence."""
     if task.run is None or task.run.status != "cancelling":
@@ -290,10 +300,13 @@ def settle_cancel(task: Task, step: RunStep, manifest: Manifest | None, at: date
     Returns
     -------
     tuple
-        The task as it would be, and how many steps were revoked: none if the commit had ended the run.
+        The task as it would be, and how many steps were revoked: none if the commit had ended the run, or its start
+        was being undone.
     """
     if manifest is not None:
-        task = _with_commit(task, step, manifest)
+        task = replace(_with_commit(task, step, manifest), before=None)
+    elif (undone := undo(task)) is not None:
+        return undone, 0
     if task.run is None or not task.run.active:
         return task, 0
     revoked = sum(not other.status.ended for other in task.run.steps)

@@ -103,6 +103,9 @@ def task_fields(task: Task) -> Doc:
         }
         if pending
         else None,
+        "before": {key: value for key, value in task_fields(task.before).items() if value is not None}
+        if task.before
+        else None,
         "work": mark_of(task),
     }
 
@@ -134,9 +137,13 @@ def mark_of(task: Task) -> str:
     return PENDING if task.pending else resting(task.state)
 
 
+_LASTING: Final = ("_id", "created", "user", "title", "groups")
+"""What no run changes."""
+
+
 def task_from_doc(doc: Doc) -> Task:
     """Read a task; fields that a projection left out get their defaults."""
-    run, pending = doc.get("run"), doc.get("pending")
+    run, pending, before = doc.get("run"), doc.get("pending"), doc.get("before")
     return Task(
         id=doc["_id"],
         original_name=doc.get("original_name", ""),
@@ -154,4 +161,5 @@ def task_from_doc(doc: Doc) -> Task:
         rev=doc.get("rev", 0),
         run=run_from_doc(run) if run else None,
         pending=Pending(**pending) if pending else None,
+        before=task_from_doc({**{name: doc[name] for name in _LASTING if name in doc}, **before}) if before else None,
     )
