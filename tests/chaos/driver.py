@@ -26,7 +26,7 @@ from .stack import USER, WORKERS, Stack
 _CLIENTS: Final = 6
 _GAP_S: Final = (0.2, 1.5)
 _RECOVER_S: Final = 60.0
-_SETTLE_S: Final = 90.0
+_SETTLE_S: Final = 120.0  # longer than a callback waits whose gateway has died
 _MET_S: Final = 1.0  # of a fault that is over at once
 _ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one, where one comes after another
 
