@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from services.gateway import keys
-from services.gateway.domain.errors import Conflict, Unavailable
-from services.gateway.domain.runs import Request, begin_cancel
+from services.gateway.domain.errors import Conflict, Invalid, Unavailable
+from services.gateway.domain.runs import Request, begin_cancel, begin_undo
 from services.gateway.model import Task, now
 from shared.broker import BrokerUnavailable
 from shared.contracts import states
 from shared.contracts.messages import StepDone
+from shared.contracts.steps import STEPS
+from shared.taskdir import Commit, Manifest
 from tests.support.coordinator import Member, Post
 from tests.support.gateway import Client, Gateway
 
@@ -84,6 +87,55 @@ async def test_a_run_that_nobody_knows_of_is_undone_and_begins_anew(mongo_url: s
         again = await second.coordinator.process(undone, ASKED)
         assert again.run.id != begun[0]
         assert [letter.run_id for letter in second.post.letters] == [again.run.id]
+
+
+async def test_a_start_whose_gateway_dies_in_undoing_it_is_undone_by_another(mongo_url: str, tmp_path: Path) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+        asked = Request("ann", ["inspect"], {"gain": 2.0}, key="k")
+        started = await first.coordinator.process(task, asked)
+        old = replace(started, run=replace(started.run, at=now() - timedelta(hours=1)))
+        await first.coordinator.revisions.swap(started, begin_undo(task, old))
+        await second.reconciler.once()
+        undone = await second.tasks.get(1)
+        assert (undone.state, undone.run, undone.asked, undone.before) == (states.UPLOADED, None, {}, None)
+        assert undone.seq == 1  # a number is never given twice
+        assert second.root.task(1).closed(started.run.id)
+        again = await second.coordinator.process(undone, asked)
+        assert again.run.id != started.run.id
+
+
+async def test_a_start_that_is_being_undone_is_not_cancelled_by_anybody(mongo_url: str, tmp_path: Path) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+        before = replace(task, state=states.done("inspect"), error="as it was")
+        before = await first.coordinator.revisions.swap(task, before)
+        started = await first.coordinator.process(before, ASKED)
+        await first.coordinator.revisions.swap(started, begin_undo(before, started))
+        with pytest.raises(Invalid, match="has just ended"):
+            await second.coordinator.cancel(1, started.run.id)
+        undone = await second.tasks.get(1)
+        assert (undone.state, undone.error, undone.run) == (states.done("inspect"), "as it was", None)
+
+
+async def test_a_run_whose_step_was_committed_goes_on_though_nothing_was_confirmed(
+    mongo_url: str, tmp_path: Path
+) -> None:
+    async with two(mongo_url, tmp_path) as (first, second, task):
+
+        async def commit() -> None:
+            run = (await second.tasks.get(1)).run
+            source = tmp_path / "made"
+            source.mkdir()
+            manifest = Manifest(
+                run_id=run.id, step_id=run.steps[0].id, step="inspect", attempt=1, owner="w", outcome="done", files=()
+            )
+            name = Commit(run.steps[0].seq, STEPS["inspect"].rank, "inspect")
+            assert second.root.task(1).commit(source, name, manifest)
+
+        first.coordinator.broker = Silent([], meanwhile=commit)
+        answered = await first.coordinator.process(task, Request("ann", ["inspect", "photometry"], key="k"))
+        kept = await second.tasks.get(1)
+        assert kept.run.id == answered.run.id
+        assert (kept.state, kept.run.status) == (states.RUNNING, "running")
 
 
 async def test_while_it_is_being_undone_the_same_request_is_told_to_wait(mongo_url: str, tmp_path: Path) -> None:
