@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
 
-.PHONY: help setup up down status demo test lint type format bench quality chaos fuzz lock clean
+.PHONY: help setup up down status demo test lint type format bench quality chaos figures soak fuzz lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -55,6 +55,14 @@ chaos: ## faults against a whole stack, and a judge of what is left; FAULTS=15 S
 	@bash scripts/setup.sh tests
 	@$(PYTHON_IN_VENV) -m tests.chaos --faults "$${FAULTS:-15}" --seed "$${SEED:-1}" $${KINDS:+--kinds "$$KINDS"} \
 	    $${TABLE:+--table "$$TABLE"} --state ".stdweb/chaos-$${SEED:-1}.json"
+
+figures: ## how long it takes to get over a dead broker, worker and gateway, on a machine with nothing else to do
+	@bash scripts/setup.sh tests
+	@$(PYTHON_IN_VENV) -m tests.chaos --figures --faults "$${FAULTS:-12}" --seed "$${SEED:-1}"
+
+soak: ## a steady load for MINUTES=30: the memory of every process must stay (docs/reliability.md)
+	@bash scripts/setup.sh tests
+	@$(PYTHON_IN_VENV) -m tests.chaos.soak --minutes "$${MINUTES:-30}" --seed "$${SEED:-1}"
 
 fuzz: setup ## hostile FITS files against all that reads files of strangers; FILES=1000 SEED=<any number> to do it again
 	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; \

@@ -20,12 +20,13 @@ import structlog
 from stdweb.stack import processes
 
 from . import faults, report
-from .driver import Part, Result
+from .driver import CLIENTS, Part, Result
 from .stack import ROOT, SHORT_LEASES, VOLUME_BYTES
 
 _INSIDE: Final = "CHAOS_NAMESPACE"
 _PART: Final = 125
 _LANES: Final = 4
+_FEW_CLIENTS: Final = 2
 _GRACE_S: Final = 3.0
 
 
@@ -39,10 +40,19 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="file with the results of parts; kept for a campaign that goes on")
     parser.add_argument("--work", type=Path, help="folder for the stacks; a temporary one by default")
     parser.add_argument("--leases", choices=("short", "default"), default="short")
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="judge the times of recovery: default leases, few clients, fault by fault",
+    )
     parser.add_argument("--kinds", help="only these kinds of faults, separated by commas")
     parser.add_argument("--table", type=Path, help="file in which the table of results is renewed")
     parser.add_argument("--keep", action="store_true", help="keep the folders of the stacks")
     options = parser.parse_args()
+    if options.figures:
+        options.leases, options.lanes, options.clients = "default", 1, _FEW_CLIENTS
+        options.kinds = ",".join(dict.fromkeys(kind for figure in report.FIGURES for kind in figure.kinds))
     _enter_namespace()
     work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
     work.mkdir(parents=True, exist_ok=True)
@@ -60,7 +70,11 @@ def main() -> int:
     sys.stdout.write(report.campaign(state.parts) + "\n")
     if options.table is not None:
         report.renew(options.table, state.parts, options.seed)
-    return 1 if any(part["violations"] for part in state.parts) else 0
+    missed = 0
+    if options.figures:
+        lines, missed = report.figures(state.parts)
+        sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if missed or any(part["violations"] for part in state.parts) else 0
 
 
 class _State:
@@ -68,7 +82,7 @@ class _State:
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         self._path = path
-        names = ("seed", "faults", "part", "lanes", "leases", "kinds")
+        names = ("seed", "faults", "part", "lanes", "clients", "leases", "kinds")
         self._of = {name: getattr(options, name) for name in names}
         kept = json.loads(path.read_text()) if path.exists() else {"of": self._of, "parts": []}
         if kept["of"] != self._of:
@@ -109,7 +123,9 @@ def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> R
         )
         leases = SHORT_LEASES if options.leases == "short" else {}
         plan = faults.draw(random.Random(f"{seed}/faults"), count, kinds)
-        result = asyncio.run(_guarded(Part(folder, seed, plan, leases=leases, lanes=options.lanes)))
+        result = asyncio.run(
+            _guarded(Part(folder, seed, plan, leases=leases, lanes=options.lanes, clients=options.clients))
+        )
     if mounted:
         keep = folder / "volume-kept"
         if result.violations and options.keep:

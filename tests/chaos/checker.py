@@ -14,6 +14,10 @@ from .images import EDITS
 from .story import ENDED, Story, course, end_state
 
 
+LASTING = {"wrong answer", "too late"}
+"""Violations that no waiting mends."""
+
+
 @dataclass(frozen=True)
 class Violation:
     """A promise that was broken."""

@@ -16,19 +16,22 @@ from services.gateway.admin import Admin
 
 from . import evidence, faults
 from .called import Called
-from .checker import Verdict, Violation, check
+from .checker import LASTING, Verdict, Violation, check
 from .faults import KINDS, Fault
 from .ledger import Ledger
 from .load import Load
 from .pictures import make_pictures
 from .stack import USER, WORKERS, Stack
 
-_CLIENTS: Final = 6
+CLIENTS: Final = 6
 _GAP_S: Final = (0.2, 1.5)
+_FAULTS_A_RUN: Final = 2.0  # or fewer: what stands still all the time cannot be broken
+_RUNS_BETWEEN: Final = 4  # runs end after a fault that stops all, before the next of these
+_PATIENCE_S: Final = 90.0  # with runs that do not end
 _RECOVER_S: Final = 60.0
 _SETTLE_S: Final = 120.0  # longer than a callback waits whose gateway has died
 _MET_S: Final = 1.0  # of a fault that is over at once
-_ATTENTION_S: Final = 6.0  # given to the aftermath of a fault before the next one, where one comes after another
+_ATTENTION_S: Final = 60.0  # given to the aftermath of a fault before the next one, where one comes after another
 
 log = structlog.get_logger()
 
@@ -60,6 +63,8 @@ class Part:
         Settings of the stack.
     lanes
         How many faults go on at once. With one, the next waits for the aftermath of the one before.
+    clients
+        How many there are.
     """
 
     def __init__(self, folder: Path, seed: str, plan: list[Fault], *, leases: dict[str, str], lanes: int = 1) -> None:
@@ -71,6 +76,8 @@ class Part:
         self._stack = Stack(folder, settings)
         self._folder = folder
         self._busy: set[str] = set()
+        self._stopped = False
+        self._ends_wanted = 0
         self._aftermath: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Result:
@@ -109,7 +116,7 @@ class Part:
     async def _tokens(self) -> list[str]:
         async with await Admin.connect(self._stack.store.url) as admin:
             await admin.add_user(USER)
-            return [await admin.create_token(USER) for _ in range(_CLIENTS)]
+            return [await admin.create_token(USER) for _ in range(self._clients)]
 
     async def _first_end(self) -> None:
         """Wait until the stack has done something, so that what is slow once is not taken for a wound."""
@@ -127,10 +134,23 @@ class Part:
     async def _lane(self, plan: Iterator[Fault]) -> None:
         """Inflict one fault after another; beside other lanes, which take theirs from the same plan."""
         for fault in plan:
+            await self._pace(fault)
             watches = await self._inflict(fault)
             if self._lanes == 1 and watches:
                 await asyncio.wait(watches, timeout=_ATTENTION_S)
             await asyncio.sleep(self._dice.uniform(*_GAP_S))
+
+    async def _pace(self, fault: Fault) -> None:
+        """Wait until runs have ended since the last faults, or for some time."""
+        deadline = time.monotonic() + _PATIENCE_S
+        least = (fault.number - self._lanes) / _FAULTS_A_RUN
+        if faults.stops_all(fault):
+            while self._stopped:  # two at once are one for all that they stop
+                await asyncio.sleep(0.1)
+            self._stopped = True
+            least = max(least, self._ends_wanted)
+        while len(self._load.ended) < least and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
 
     async def _inflict(self, fault: Fault) -> list[asyncio.Task[None]]:
         victim = fault.victim.partition(" > ")[0]
@@ -151,6 +171,9 @@ class Part:
         finally:
             self._busy.discard(victim)
             lifted = time.monotonic()
+            if faults.stops_all(fault):
+                self._stopped = False
+                self._ends_wanted = len(self._load.ended) + _RUNS_BETWEEN
             line["ended"] = time.time()
             log.info("fault over", number=fault.number, after_s=round(lifted - began, 2))
         watches = [asyncio.create_task(self._recovery(line, lifted))]
@@ -181,8 +204,11 @@ class Part:
         return next((step for step in steps if step["status"] not in {"done", "failed", "cancelled"}), None)
 
     async def _taken_over(self, task_id: int, step: dict[str, Any], line: dict[str, Any], began: float) -> None:
-        """Measure how long a step takes to its end whose worker was hit."""
+        """Measure how long a step takes whose worker was hit: until another has it, and to its end."""
+        others = [name for name in WORKERS if name != line["victim"]]
         while time.monotonic() < began + 2 * _RECOVER_S:
+            if "taken_s" not in line and any(task_id in faults.tasks_of(self._stack, name) for name in others):
+                line["taken_s"] = round(time.monotonic() - began, 2)
             current = await asyncio.to_thread(self._current, task_id)
             if current != {} and (current is None or current["id"] != step.get("id")):
                 line["step_s"] = max(line.get("step_s", 0.0), round(time.monotonic() - began, 2))
@@ -221,7 +247,7 @@ class Part:
                 verdict = check(await self._evidence(ledger))
             except (pymongo.errors.PyMongoError, RuntimeError) as error:
                 verdict = Verdict([Violation("nothing to be read", repr(error))])
-            if not verdict.violations or time.monotonic() > deadline:
+            if all(one.rule in LASTING for one in verdict.violations) or time.monotonic() > deadline:
                 return verdict
             await asyncio.sleep(2)
 

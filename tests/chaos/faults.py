@@ -19,6 +19,7 @@ from .stack import GATEWAYS, SERVICES, WORKERS, Stack
 
 BROKER: Final = ("broker",)
 STORE: Final = ("store",)
+VOLUME: Final = ("volume",)
 _THERE_S: Final = 20.0
 _UP_S: Final = 40.0
 _BUSY_S: Final = 3.0  # how long to wait for a worker that has work
@@ -192,7 +193,7 @@ KINDS: Final[dict[str, Kind]] = {
     "black hole": Kind(_LINKS, (6, 18), _cut_off(Mode.BLACK_HOLE), 3),
     "slow": Kind(_LINKS, (4, 10), _cut_off(Mode.SLOW), 3),
     "reset": Kind(_LINKS, (0, 0.5), _cut_off(Mode.RESET), 6),
-    "disk full": Kind(("volume",), (3, 10), _fill, 3),
+    "disk full": Kind(VOLUME, (3, 10), _fill, 3),
     "broker's disk alarm": Kind(BROKER, (3, 10), _alarm, 1),
 }
 
@@ -201,6 +202,11 @@ DEADLY: Final = {"kill gateway", "kill worker", "kill broker", "kill store"} | {
     f"restart {name}" for name in ("gateway", "worker", "broker", "store")
 }
 """Faults after which the process of the victim is another one."""
+
+
+def stops_all(fault: Fault) -> bool:
+    """Tell whether no run can end meanwhile."""
+    return fault.victim in {*BROKER, *STORE, *VOLUME} or fault.victim.startswith("all >")
 
 
 def draw(dice: random.Random, count: int, kinds: list[str] | None = None) -> list[Fault]:

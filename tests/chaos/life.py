@@ -41,6 +41,7 @@ class Notes:
 
     ledger: Ledger
     called: Called | None = None
+    keep: bool = True
     stopping: bool = False
     ended: list[tuple[float, float]] = field(default_factory=list)
 
@@ -75,7 +76,7 @@ class Life:
             if self._notes.stopping:
                 break
         fate = dice.random()
-        if fate < 0.1:
+        if fate < 0.1 or not self._notes.keep:
             await self._delete()
         elif fate < 0.2:
             await self._duplicate()

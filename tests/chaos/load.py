@@ -23,6 +23,8 @@ class Load:
         What they upload.
     called
         Whom the gateways call at the end of some runs; None for nobody.
+    keep
+        Whether most tasks are kept, to be judged; without they are all deleted, and the load is the same for ever.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Load:
         *,
         seed: str,
         called: Called | None = None,
+        keep: bool = True,
     ) -> None:
         self._pictures = pictures
-        self._notes = Notes(ledger, called)
+        self._notes = Notes(ledger, called, keep)
         self._callers = [Caller(urls, token, ledger, number) for number, token in enumerate(tokens)]
         self._random = [random.Random(f"{seed}/client-{number}") for number in range(len(tokens))]
         self._clients: list[asyncio.Task[None]] = []

@@ -1,6 +1,7 @@
 """Results for people: of a part, of a campaign, and the table of the documentation."""
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -9,6 +10,36 @@ from .driver import Result
 
 _BEGIN: Final = "<!-- results: written by the campaign -->"
 _END: Final = "<!-- end of results -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A time of recovery that is promised.
+
+    Parameters
+    ----------
+    kinds, key
+        Of which faults which time.
+    most_s
+        It must be below that.
+    """
+
+    what: str
+    kinds: tuple[str, ...]
+    key: str
+    most_s: float
+
+
+FIGURES: Final = (
+    Figure(
+        "the broker is killed or restarted: the next run has ended",
+        ("kill broker", "restart broker"),
+        "recovered_s",
+        15,
+    ),
+    Figure("a worker is killed: another is at its step", ("kill worker",), "taken_s", 30),
+    Figure("a gateway is killed: a client that asks the next one has lost", ("kill gateway",), "lost_s", 0.5),
+)
 
 
 def part(result: Result) -> str:
@@ -63,6 +94,24 @@ def totals(parts: list[dict[str, Any]]) -> list[str]:
     lines = [f"{faults} faults in {len(parts)} parts and {seconds / 60:.0f} minutes, on {commits}; {_counts(counts)}."]
     lines.append(f"Violations: {_counts(broken) if broken else 'none'}.")
     return lines
+
+
+def figures(parts: list[dict[str, Any]]) -> tuple[list[str], int]:
+    """Judge the times of recovery, the longest of each; gives lines, and how many are missed or were not seen."""
+    lines, missed = ["| promised | seen, s | longest, s | below, s | |", "|---|---|---|---|---|"], 0
+    for figure in FIGURES:
+        faults = [fault for one in parts for fault in one["faults"] if fault["kind"] in figure.kinds]
+        times = [fault[figure.key] for fault in faults if fault.get(figure.key) is not None]
+        # what never came is there as None
+        good = (
+            bool(times) and max(times) < figure.most_s and not any(fault.get(figure.key, 0) is None for fault in faults)
+        )
+        missed += not good
+        longest = f"{max(times):.1f}" if times else "–"
+        lines.append(
+            f"| {figure.what} | {len(times)} | {longest} | {figure.most_s:g} | {'kept' if good else 'MISSED'} |"
+        )
+    return lines, missed
 
 
 def renew(path: Path, parts: list[dict[str, Any]], seed: str) -> None:
