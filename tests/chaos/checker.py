@@ -13,7 +13,6 @@ from .evidence import Doc, Evidence, in_json
 from .images import EDITS
 from .story import ENDED, Story, course, end_state
 
-
 LASTING = {"wrong answer", "too late"}
 """Violations that no waiting mends."""
 
