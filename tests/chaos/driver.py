@@ -67,8 +67,18 @@ class Part:
         How many there are.
     """
 
-    def __init__(self, folder: Path, seed: str, plan: list[Fault], *, leases: dict[str, str], lanes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: str,
+        plan: list[Fault],
+        *,
+        leases: dict[str, str],
+        lanes: int = 1,
+        clients: int = CLIENTS,
+    ) -> None:
         self._lanes = lanes
+        self._clients = clients
         self._dice = random.Random(seed)
         self._plan = plan
         self._result = Result(seed)
