@@ -16,7 +16,10 @@ STATE_FOLDER: Final = Path(".stdweb")
 
 DEMO_USER: Final = "demo"
 
-_OWN_PORTS: Final = ("amqp", "dist", "epmd", "store", "inspect", "photometry", "subtraction", "transients", "preview")
+_OWN_PORTS: Final = (
+    *("amqp", "dist", "epmd", "broker_metrics", "store"),
+    *("inspect", "photometry", "subtraction", "transients", "preview"),
+)
 
 
 class StackError(Exception):

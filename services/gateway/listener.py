@@ -5,7 +5,6 @@ import time
 from typing import Final
 
 import structlog
-from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
 from shared.broker import Broker, BrokerUnavailable, Consumer, Delivery
@@ -20,8 +19,8 @@ from shared.broker.topology import (
 )
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 from shared.contracts.steps import STEPS
-from shared.metrics import REGISTRY
 
+from .counters import DEAD, NO_STEP, UNREADABLE
 from .domain.coordinator import Coordinator
 from .domain.events import Events
 from .storage import StoreAway
@@ -32,18 +31,6 @@ _AGAIN_S: Final = 1.0
 _REPORT: Final[TypeAdapter[StepStarted | StepDone | StepFailed]] = TypeAdapter(StepStarted | StepDone | StepFailed)
 _PROGRESS: Final = TypeAdapter(StepProgress)
 _STEP: Final = TypeAdapter(StepMessage)
-
-DEAD: Final = Counter(
-    "stdweb_dead_letters",
-    "Messages that no worker could take, by step; none for what is no step",
-    ["step"],
-    registry=REGISTRY,
-)
-for _name in (*STEPS, "none"):
-    DEAD.labels(_name)  # shown at zero: the first one counts as a change only then
-UNREADABLE: Final = Counter(
-    "stdweb_unreadable_messages", "Messages of services that were dropped unread", ["kind"], registry=REGISTRY
-)
 
 log = structlog.get_logger()
 
@@ -132,7 +119,7 @@ class Listener:
             return
         if message is not None:
             log.error("dead letter", task=message.task_id, run=message.run_id, step=message.step)
-        DEAD.labels(message.step if message is not None and message.step in STEPS else "none").inc()
+        DEAD.labels(message.step if message is not None and message.step in STEPS else NO_STEP).inc()
         await delivery.ack()
 
 

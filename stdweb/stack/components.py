@@ -39,6 +39,7 @@ def broker_node(state: StackState) -> RabbitNode:
         password=state.broker_password,
         cookie=state.cookie,
         services={service: rights_of(service) for service in (*SERVICES, *ANSWERING)},
+        metrics_port=state.ports["broker_metrics"],
     )
 
 

@@ -48,6 +48,8 @@ class RabbitNode:
         Virtual hosts that exist.
     services
         What each service may do, as a user of its own name.
+    metrics_port
+        Port on 127.0.0.1 where Prometheus finds its metrics, those of each queue too; None for no such port.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class RabbitNode:
     cookie: str
     vhosts: tuple[str, ...] = (VHOST,)
     services: Mapping[str, Rights] = field(default_factory=dict)
+    metrics_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -124,7 +127,8 @@ class RabbitNode:
         definitions = self.folder / "definitions.json"
         definitions.touch(mode=0o600)
         definitions.write_text(json.dumps(self._definitions()))
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        plugins = "" if self.metrics_port is None else "rabbitmq_prometheus"
+        (self.folder / "enabled_plugins").write_text(f"[{plugins}].\n")
         (self.folder / "rabbitmq-env.conf").touch()
         (self.folder / "rabbitmq.conf").write_text(
             "\n".join(
@@ -135,9 +139,19 @@ class RabbitNode:
                     "disk_free_limit.absolute = 50MB",
                     "vm_memory_high_watermark.relative = 0.4",
                     "log.file.level = warning",
+                    *self._metrics(),
                     "",
                 )
             )
+        )
+
+    def _metrics(self) -> tuple[str, ...]:
+        if self.metrics_port is None:
+            return ()
+        return (
+            "prometheus.tcp.ip = 127.0.0.1",
+            f"prometheus.tcp.port = {self.metrics_port}",
+            "management_agent.disable_metrics_collector = true",  # a history for a page that is not here
         )
 
     def _definitions(self) -> dict[str, object]:

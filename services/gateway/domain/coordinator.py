@@ -8,15 +8,14 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
-from prometheus_client import Counter
 
 from shared.broker import Broker, BrokerUnavailable, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
 from shared.contracts.steps import STEPS
-from shared.metrics import REGISTRY
 from shared.taskdir import Manifest, TasksRoot
 
+from ..counters import RETRIES
 from ..model import Run, RunStep, Task, now
 from ..storage import Changed, Tasks
 from . import config as configs
@@ -34,12 +33,6 @@ from .signs import Signs
 
 _TRIES: Final = 50  # of a compare-and-set; each failure means that somebody else got on
 _BROKER_AWAY: Final = "The message broker is away; nothing was started. Try again later."
-
-RETRIES: Final = Counter(
-    "stdweb_step_retries", "Attempts given up because nothing was heard of them", ["step"], registry=REGISTRY
-)
-for _name in STEPS:
-    RETRIES.labels(_name)  # shown at zero: the first one counts as a change only then
 
 log = structlog.get_logger()
 
@@ -100,7 +93,7 @@ class Coordinator:
             async with self.shares.admission(request.user, request.steps[0]) as admit:
                 new = runs.start(task, request, run_id=run_id, asked=asked, at=now(), admit=admit)
                 started = await self._begin(task, new, request)
-                self._note_wait(started)
+                self.shares.note_turn(started)
         except Changed:
             # by another start, which wins, or by an edit, which does not matter
             await self.release(request.user, request.steps[0])
@@ -217,10 +210,6 @@ class Coordinator:
         if not await self.cancelling.end_if_closed(task):
             await self.go_on(task)
 
-    def _note_wait(self, task: Task) -> None:
-        if held := runs.held_back(task):
-            self.shares.held(*held, task.id)
-
     async def _release_waiting(self, task: Task) -> None:
         """Look, for a step that has just been held back, whether a place got free as that was written."""
         if held := runs.held_back(task):
@@ -319,7 +308,7 @@ class Coordinator:
                     if new is None:
                         return
                     new = await self.revisions.swap(task, new)
-                    self._note_wait(new)
+                    self.shares.note_turn(new)
             except Changed:
                 continue
             self.signs.forget(step_id)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..counters import ARRIVALS
 from ..model import Task
 from ..storage import Changed, Tasks
 from .places import Places
@@ -118,9 +119,12 @@ class FairShare:
         """Give a place back whose task does not wait any more."""
         self._lanes[user, step].free += 1
 
-    def held(self, user: str, step: str, task_id: int) -> None:
-        """Note that a step waits."""
-        self._lanes[user, step].waiting[task_id] = time.monotonic()
+    def note_turn(self, task: Task) -> None:
+        """Note that a step's turn has come, and whether it waits."""
+        if task.run is not None and task.run.current is not None:
+            ARRIVALS.labels(task.run.current.name).inc()
+        if held := held_back(task):
+            self._lanes[held].waiting[task.id] = time.monotonic()
 
     def refill(self, active: Sequence[Task], since: float) -> list[tuple[str, str]]:
         """Note who waits according to the store; other gateways hold steps back too.
