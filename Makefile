@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
 
-.PHONY: help setup up down status demo test lint type format bench quality chaos figures soak fuzz lock clean
+.PHONY: help setup up down status demo monitor test lint type format bench quality chaos figures soak fuzz lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -27,6 +27,9 @@ down: ## end what `make up` started
 status: ## say what runs
 	@test -x $(PYTHON_IN_VENV) || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
 	@$(PYTHON_IN_VENV) -m stdweb.stack status
+
+monitor: ## Prometheus beside the stack, in the foreground, with our alerts: http://localhost:9090/alerts
+	@$(PYTHON_IN_VENV) -m stdweb.stack monitor
 
 test: ## run every test, with what they need
 	@bash scripts/setup.sh tests

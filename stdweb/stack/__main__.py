@@ -1,4 +1,4 @@
-"""`python -m stdweb.stack up|down|status`; `run` is the supervisor itself."""
+"""`python -m stdweb.stack up|down|status|monitor`; `run` is the supervisor itself."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..admin import ensure_demo_user
 from ..settings import DEMO_USER, STATE_FOLDER, StackError, StackSettings, StackState
-from . import commands
+from . import commands, monitoring
 from .components import components
 from .supervisor import Supervisor
 
@@ -56,6 +56,16 @@ def status(state: Folder = STATE_FOLDER) -> None:
     console.print(table)
     console.print(stack.base_url)
     raise typer.Exit(0 if report.ready else 1)
+
+
+@app.command()
+def monitor(
+    state: Folder = STATE_FOLDER, port: Annotated[int, typer.Option(help="Port on 127.0.0.1 of its pages")] = 9090
+) -> None:
+    """Run Prometheus beside the stack, in the foreground, with the rules of deploy/monitoring."""
+    stack = StackState.started(state)
+    console.print(f"Prometheus: http://localhost:{port}/alerts   End: Ctrl-C")
+    monitoring.become(stack, port)
 
 
 @app.command(hidden=True)
