@@ -79,7 +79,8 @@ lock: ## renew requirements.lock, and the parts of it that the images hold, from
 	    --no-emit-index-url --no-header --no-annotate); \
 	"$${compile[@]}" --all-extras --output-file requirements.lock; \
 	part() { image=$$1; shift; "$${compile[@]}" --constraint requirements.lock "$$@" --output-file "deploy/docker/$$image.lock"; }; \
-	part gateway --extra gateway --extra cli; part worker --extra steps --extra cli; part preview --extra preview
+	part gateway --extra gateway --extra cli --extra tracing; part worker --extra steps --extra cli --extra tracing; \
+	part preview --extra preview --extra tracing
 
 clean: down ## end the stack; remove .venv, its state with all tasks, and caches
 	@rm -rf .venv .stdweb .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage *.egg-info
