@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
 from quality_difference_fields import BRIGHT_MAG, Scene, aperture_share
 from scipy.spatial import cKDTree
 
@@ -19,6 +20,13 @@ NEAR_CHANGE_PIX = 15.0
 FWHM_OF_PHOTOMETRY = 1.27
 """Twice the half-light radius over the FWHM of a Moffat profile with the exponent 3."""
 ANNULUS = (5.0, 7.0)
+NO_SHAPES = "`filter_prefilter` off"
+OTHER_SEARCHES = (
+    (NO_SHAPES, False, True),
+    ("`filter_adjust` off", True, False),
+    ("both off", False, False),
+)
+"""Searches without some of the filters: by shape, and of what a mismatch explains."""
 
 
 def run(engine: str, scene: Scene, out: Path) -> None:
@@ -56,7 +64,7 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     forced = measure(found, new["x"], new["y"], how)
     expected = new["flux"] * aperture_share(scene.case.image.shape, fwhm)
     table = find_candidates(found, image, mask, Search(fwhm, annulus), lambda *_: None).table
-    places = np.column_stack([table["x"], table["y"]]).reshape(-1, 2)
+    places = _places(table)
     to_candidate, _ = cKDTree(places).query(_places(real))
     away, nearest = cKDTree(places).query(_places(new))
     found_new = away < MATCH_PIX
@@ -69,9 +77,10 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     at = np.rint(new["y"]).astype(int), np.rint(new["x"]).astype(int)
     trails = real["kind"] == "asteroid"
     brighter = (real["kind"] == "variable") & (real["change"] > 0)
-    # without the choice by shape
-    odd = find_candidates(found, image, mask, Search(fwhm, annulus, shapes=False), lambda *_: None).table
-    places_odd = np.column_stack([odd["x"], odd["y"]]).reshape(-1, 2)
+    others = {}
+    for name, shapes, adjust in OTHER_SEARCHES:
+        search = Search(fwhm, annulus, shapes=shapes, adjust=adjust)
+        others[name] = _places(find_candidates(found, image, mask, search, lambda *_: None).table)
     return {
         "off": _sd(found.significance[off]),
         "off_mean": float(found.significance[off].mean()),
@@ -94,9 +103,17 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
         "ratio": np.nan_to_num(forced.flux / expected, nan=-9).round(5).tolist(),
         "pull": np.nan_to_num((forced.flux - expected) / forced.fluxerr, nan=99).round(4).tolist(),
         "asteroids": (to_candidate[trails] < 2 * MATCH_PIX).tolist(),
-        "asteroids_odd": (cKDTree(places_odd).query(_places(real[trails]))[0] < 2 * MATCH_PIX).tolist(),
+        "asteroids_odd": _near(others[NO_SHAPES], real[trails], 2 * MATCH_PIX).tolist(),
         "asteroids_fwhm": (real["extent"][trails] / scene.case.image.shape.fwhm_pix).round(2).tolist(),
-        "false_odd": int((cKDTree(_places(real)).query(places_odd)[0] > far).sum()),
+        "false_odd": _false(others[NO_SHAPES], real, far),
+        "searches": {
+            name: {
+                "found": _near(there, new, MATCH_PIX).tolist(),
+                "false": _false(there, real, far),
+                "variables": int(_near(there, real[brighter], 2 * MATCH_PIX).sum()),
+            }
+            for name, there in others.items()
+        },
         "variables": [int((to_candidate[brighter] < 2 * MATCH_PIX).sum()), int(brighter.sum())],
     }
 
@@ -105,8 +122,18 @@ def _sd(values: np.ndarray) -> float | None:
     return float(values.std()) if values.size > 100 else None
 
 
-def _places(some: np.ndarray) -> np.ndarray:
-    return np.column_stack([some["x"], some["y"]])
+def _places(some: np.ndarray | Table) -> np.ndarray:
+    return np.column_stack([some["x"], some["y"]]).reshape(-1, 2)
+
+
+def _near(places: np.ndarray, some: np.ndarray, radius_pix: float) -> np.ndarray:
+    """Tell which sources have one of the places near."""
+    return np.asarray(cKDTree(places).query(_places(some))[0] < radius_pix)
+
+
+def _false(places: np.ndarray, real: np.ndarray, radius_pix: float) -> int:
+    """Count places where nothing has changed."""
+    return int((cKDTree(_places(real)).query(places)[0] > radius_pix).sum())
 
 
 def near(some: np.ndarray, shape: tuple[int, int], radius_pix: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from quality_difference_fields import SN_BINS
-from quality_difference_text import CASES_TEXT, CLOSING, INTRODUCTION, POSITIONS_TEXT, TRAILS_TEXT
+from quality_difference_text import CASES_TEXT, CLOSING, FILTERS_TEXT, INTRODUCTION, POSITIONS_TEXT, TRAILS_TEXT
 
 ENGINES = ("hotpants", "zogy", "sfft")
 KINDS = {"transient": "field", "transient_g": "galaxies"}
@@ -178,6 +178,7 @@ def write_report(results: Results, docs: Path) -> None:
         "![Completeness by signal to noise and by magnitude](img/quality-completeness.png)\n",
         TRAILS_TEXT,
         _trails(results, engines),
+        *_filters(results, engines),
         "## Fluxes\n",
         _fluxes(results, engines),
         "![Pulls of forced photometry](img/quality-pulls.png)\n",
@@ -230,6 +231,29 @@ def _trails(results: Results, engines: list[str]) -> str:
             rows.append([engine, name, *(f"{int(found[b].sum())} of {int(b.sum())}" for b in bins), f"{false:.1f}"])
     head = [f"{low:g} to {high:g} FWHM" for low, high in pairwise(TRAILS_FWHM)]
     return _table(["engine", "search", *head, "false / 2048²"], rows)
+
+
+def _filters(results: Results, engines: list[str]) -> list[str]:
+    """Give what the filters of the search cost and win, in the fields where that was measured."""
+    with_searches = Results([row for row in results.rows if "searches" in row])
+    rows = []
+    for engine in engines:
+        own = with_searches.of(engine)
+        names = list(own.rows[0]["searches"]) if own.rows else []
+        for name in ("default", *names):
+            tried = own if name == "default" else Results([row | row["searches"][name] for row in own.rows])
+            bins = [(kind, low, high) for kind in KINDS for low, high in ((5, 7), (7, 10), (10, 1e9))]
+            cells = [tried.found(*one) for one in bins]
+            there = sum(row["variables"][1] for row in own.rows)
+            changed = sum(np.ravel(row["variables"])[0] for row in tried.rows)
+            shares = [f"{found / max(count, 1):.1%}" for found, count in cells]
+            rows.append([engine, name, *shares, f"{changed} of {there}", f"{tried.false:.1f}"])
+    if not rows:
+        return []
+    signs = ("5 to 7", "7 to 10", "≥ 10")
+    head = ["engine", "search", *(f"{where}, S/N {sn}" for where in KINDS.values() for sn in signs)]
+    fields = len({(row["case"], row["size"], row["seed"]) for row in with_searches.rows})
+    return [FILTERS_TEXT.format(fields=fields), _table([*head, "variables", "false / 2048²"], rows)]
 
 
 def _positions(results: Results, engines: list[str]) -> str:

@@ -23,6 +23,10 @@ TRAILS_TEXT = """Asteroids found, by the length of their trails. A trail is not 
 are chosen unless `filter_prefilter` is off; what that costs is in the last column.
 """
 
+FILTERS_TEXT = """What the filters of the search cost and win, in {fields} of the fields. `filter_prefilter` drops what
+has not the shape of a star, `filter_adjust` what a small shift, scale or blur of the template explains.
+"""
+
 POSITIONS_TEXT = """## Positions
 
 Median distance of candidates from the truth, pixels of one arcsecond, and the width of (position - truth) / error.

@@ -1,1 +1,1 @@
-"""The subtraction service: coadds images (`stack`)."""
+"""The subtraction service: template subtraction (`subtraction`) and coadded images (`stack`)."""

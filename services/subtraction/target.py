@@ -103,7 +103,7 @@ def measure_targets(ctx: StepContext, params: SubtractionParams, scene: Subtract
         **facts, method=scene.engine, template=scene.template.source, template_filter=scene.template.band
     )
     (ctx.work / SUB_TARGETS_FILE).write_text(summary.model_dump_json(indent=1))
-    _write_cutouts(ctx, params, scene, table[places.inside], box)
+    _write_cutouts(ctx, params, scene, table, inside=places.inside, box=box)
 
 
 def _limits(table: Table, scene: Subtracted, model: ZeroPoint, sn: float) -> NDArray[np.float64]:
@@ -128,8 +128,10 @@ def _masked_share(
     return share
 
 
-def _write_cutouts(ctx: StepContext, params: SubtractionParams, scene: Subtracted, table: Table, box: Box) -> None:
-    """Write a cutout for each target on the frame: the first beside the table, the others in a folder."""
+def _write_cutouts(
+    ctx: StepContext, params: SubtractionParams, scene: Subtracted, table: Table, *, inside: Bools, box: Box
+) -> None:
+    """Write a cutout for each target on the frame: the first beside the table, the others, by row, in a folder."""
     writer = CutoutWriter(scene.inputs.wcs)
     found = scene.difference
     planes = {
@@ -140,8 +142,9 @@ def _write_cutouts(ctx: StepContext, params: SubtractionParams, scene: Subtracte
         "mask": found.mask,
     }
     half = params.cutout_size
-    for number, row in enumerate(table):
-        name = OTHER_CUTOUTS.format(number) if number else FIRST_CUTOUT
+    rows = np.flatnonzero(inside)
+    for number in rows:
+        row, name = table[number], FIRST_CUTOUT if number == rows[0] else OTHER_CUTOUTS.format(number)
         (ctx.work / name).parent.mkdir(exist_ok=True)
         left, bottom = corner_of(float(row["x"]), float(row["y"]), half)
         inner = (left - box.left, bottom - box.top)

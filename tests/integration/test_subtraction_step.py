@@ -169,14 +169,16 @@ def test_templates_on_other_pixels(grid: Grid, tmp_path: Path) -> None:
 
 
 def test_targets_outside_of_the_image_are_told(task: Task) -> None:
-    inside = "\n".join(f"x={x:.2f} y={y:.2f}" for x, y, _ in task.new[:1])
-    table = Table.read(task.run(target=f"{inside}\nx=5000 y=20", subtraction_mode="target") / "sub_target.vot")
+    inside = [f"x={x:.2f} y={y:.2f}" for x, y, _ in task.new[:2]]
+    asked = "\n".join([inside[0], "x=5000 y=20", inside[1]])
+    table = Table.read(task.run(target=asked, subtraction_mode="target") / "sub_target.vot")
     assert np.isfinite(table["flux"][0])
     assert not np.isfinite(np.ma.filled(table["flux"].astype(float), np.nan)[1])
     assert "x=5000 y=20 at x=5000.0 y=20.0: outside of the image" in task.log
     rows = json.loads((task.work / SUB_TARGETS_FILE).read_text())["targets"]
     assert rows[1]["mag_limit"] is None
-    assert not (task.work / "sub_targets").exists()
+    # the others are numbered by the rows of the table
+    assert [path.name for path in (task.work / "sub_targets").iterdir()] == ["target_0002.cutout"]
 
 
 def test_an_undetected_target_has_a_limit(task: Task) -> None:

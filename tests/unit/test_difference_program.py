@@ -27,6 +27,8 @@ if mode == "fail":
     sys.exit(3)
 if mode == "nothing":
     sys.exit()
+if int(given["rss"][0]) < int(given["r"][0]):
+    sys.exit("FATAL ERROR rss < r : conflicting requests")
 import numpy as np
 from astropy.io import fits
 image, template = (fits.getdata(given[name][0]).astype("f4") for name in ("inim", "tmplim"))
@@ -34,14 +36,21 @@ noise, other = (fits.getdata(given[name][0]).astype("f4") for name in ("ini", "t
 bad = (fits.getdata(given["imi"][0]) > 0) | (fits.getdata(given["tmi"][0]) > 0)
 stars = np.loadtxt(given["ssf"][0], ndmin=2)
 assert (image[(stars[:, 1] - 1).astype(int), (stars[:, 0] - 1).astype(int)] > 0).all()
-scale = 0.25
-conv = template * scale
-diff = image - conv
+at = (stars[:, 1] - 1).astype(int), (stars[:, 0] - 1).astype(int)
+scale = float(np.median(image[at] / template[at]))
+side = given.get("c", ["i"])[0]
+if side == "i":
+    # normalised to the image (-n i), as the template is
+    conv, diff = image, image - template * scale
+else:
+    conv = template * scale
+    diff = image - conv
 sigma = np.hypot(noise, scale * other)
 diff[bad] = float(given["fi"][0])
 header = fits.Header()
-header["KSUM00"] = scale if mode != "nokernel" else 0.0
-header["CONVOL00"] = "TEMPLATE"
+# as the program writes it: text
+header["KSUM00"] = f"{{scale if side == 't' else 1 / scale:.4f}}" if mode != "nokernel" else "0.0000"
+header["CONVOL00"] = "TEMPLATE" if side == "t" else "IMAGE"
 planes = [diff, conv, diff / sigma, sigma][: 2 if mode == "short" else 4]
 hdus = [fits.PrimaryHDU(planes[0], header), *(fits.ImageHDU(plane) for plane in planes[1:])]
 fits.HDUList(hdus).writeto(given["outim"][0])
@@ -77,7 +86,7 @@ def test_result_comes_back(tmp_path: Path, same: Field) -> None:
     mask = np.zeros(same.pair.image.shape, bool)
     mask[5:9, 5:9] = True
     found, record = run(tmp_path, replace(same.pair, mask=mask))
-    assert found.scale == 0.25
+    assert found.scale == pytest.approx(0.25, rel=0.02)
     assert found.convolved_side == "template"
     assert found.mask[mask].all()
     assert (found.difference[mask] == 0).all()
@@ -97,7 +106,7 @@ def test_arguments_are_a_list_of_known_words(tmp_path: Path, same: Field) -> Non
     found, record = run(tmp_path, same.pair, extra)
     given = record["given"]
     expected = {"ko": 2, "bgo": 1, "nrx": 2, "nry": 1, "nsx": 10, "nsy": 7, "nss": 4, "r": 9, "rss": 14, "kcs": 19}
-    expected |= {"ft": 15.5, "sft": 0.4, "nft": 0.2, "ssig": 3.5, "ks": 2.5, "kfm": 0.95, "ig": 1.5, "tg": 20}
+    expected |= {"ft": 15.5, "sft": 0.4, "nft": 0.2, "ssig": 3.5, "ks": 2.5, "kfm": 0.95, "ig": 1.5}
     assert {name: float(given[name][0]) for name in expected} == expected
     assert given["ng"] == ["2", "4", "0.8", "2", "2.25"]
     assert given["c"] == ["i"]
@@ -119,8 +128,32 @@ def test_arguments_are_a_list_of_known_words(tmp_path: Path, same: Field) -> Non
 
 
 def test_program_may_choose_the_side(tmp_path: Path, same: Field) -> None:
-    _, record = run(tmp_path, same.pair, {"c": "u"})
+    found, record = run(tmp_path, same.pair, {"c": "u"})
     assert "c" not in record["given"]
+    assert record["given"]["sconv"] == []  # the same one in all regions
+    # the stand-in takes the image: what was subtracted is the template all the same
+    assert found.convolved_side == "image"
+    assert found.scale == pytest.approx(0.25, rel=0.02)
+    good = ~found.mask
+    subtracted = found.scale * (same.pair.template - np.median(same.pair.template))
+    assert np.median(np.abs(found.convolved - subtracted)[good]) < 0.1 * np.median(found.noise[good])
+
+
+def test_pieces_are_not_smaller_than_the_kernel(tmp_path: Path, same: Field) -> None:
+    _, record = run(tmp_path, same.pair, {"rss": 5, "r": 9})
+    assert record["given"]["rss"] == ["9"]
+
+
+def test_scale_keeps_its_digits(tmp_path: Path, same: Field) -> None:
+    # the program writes sums of kernels with four digits behind the point
+    factor = np.float32(4000)
+    pair = replace(same.pair, template=same.pair.template * factor, template_gain=same.pair.template_gain / factor)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    plain, _ = run(tmp_path / "one", same.pair)
+    found, _ = run(tmp_path / "other", pair)
+    assert found.scale * factor == pytest.approx(plain.scale, rel=1e-3)
+    assert found.noise == pytest.approx(plain.noise, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,16 @@
 
 It is called here and not through STDPipe, which puts a command line together for a shell. Every option comes from the
 closed list, as a number or a letter that has been checked; the names of files are ours.
+
+What the program leaves: the difference on the zero point of the image (`-n i`), what was convolved, difference over
+noise, and noise. Sums of kernels are in its header as text with four digits; therefore it gets the template on about
+the scale of the image.
 """
 
+import math
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -62,13 +68,15 @@ def arguments(image: Frame, template: Frame, fwhm_pix: tuple[float, float], extr
         if frame.gain is not None:
             given[f"{letter}g"] = frame.gain
     given |= {name: value for name in _FITTED if (value := getattr(extra, name)) is not None}
-    given |= {"r": basis.radius, "rss": extra.rss or piece_radius(max(fwhm_pix)), "n": "i", "fi": _BAD, "v": 1}
+    # the program refuses pieces that are smaller than its kernel
+    half = max(extra.rss or piece_radius(max(fwhm_pix)), basis.radius)
+    given |= {"r": basis.radius, "rss": half, "n": "i", "fi": _BAD, "v": 1}
     if extra.c != "u":
         given["c"] = side_of(*fwhm_pix, extra.c)[0]
     words = [word for name, value in given.items() for word in (f"-{name}", _word(value))]
     words += ["-ng", str(len(basis.gaussians))]
     words += [_word(number) for gaussian in basis.gaussians for number in gaussian]
-    return (*words, "-allm")
+    return (*words, "-sconv", "-allm")
 
 
 def _word(value: object) -> str:
@@ -99,6 +107,8 @@ def subtract(
     if options.work is None:
         raise UsageError("no_work_folder", "The HOTPANTS program needs a folder to work in.")
     extra = options.hotpants
+    ratio = _about(image, template, stars)
+    template = _scaled(template, ratio)
     folder = Path(tempfile.mkdtemp(prefix="hotpants", dir=options.work))
     try:
         _write(folder, image, template, stars)
@@ -112,10 +122,12 @@ def subtract(
     bad = image.bad | template.bad | (difference == np.float32(_BAD)) | ~np.isfinite(difference)
     if bad.all():
         raise InternalError("hotpants_failed", "HOTPANTS gave no difference of this image. Try the engine sfft.")
-    kernel_sum = _positive(header, "KSUM00")
-    of_image = str(header.get("CONVOL00", "TEMPLATE")).upper().startswith("I")
+    kernel_sum = _kernel_sum(header)
+    of_image = any(str(value).upper().startswith("I") for value in header["CONVOL*"].values())
+    if of_image:
+        convolved -= difference  # it is the image that was convolved; the template is what was subtracted
     measured = Measured(
-        1 / kernel_sum if of_image else kernel_sum,
+        ratio / kernel_sum if of_image else ratio * kernel_sum,
         float("nan"),
         float("nan"),
         fwhm_pix[1] if of_image else fwhm_pix[0],
@@ -149,10 +161,33 @@ def _read(path: Path, shape: tuple[int, int]) -> tuple[tuple[Pixels, Pixels, Pix
     return (planes[0], planes[1], planes[3]), header
 
 
-def _positive(header: fits.Header, key: str) -> float:
-    value = header.get(key)
-    if not isinstance(value, int | float) or not value > 0:
+def _kernel_sum(header: fits.Header) -> float:
+    """Give the median over the regions."""
+    try:
+        sums = [float(value) for value in header["KSUM*"].values()]
+    except ValueError:
+        sums = []
+    found = float(np.median(sums)) if sums else math.nan
+    if not 0 < found < math.inf:
         raise InternalError(
-            "hotpants_failed", "HOTPANTS found no usable kernel. Try the engine sfft.", kernel_sum=value
+            "hotpants_failed", "HOTPANTS found no usable kernel. Try the engine sfft.", kernel_sum=str(found)
         )
-    return float(value)
+    return found
+
+
+def _about(image: Frame, template: Frame, stars: Stars) -> float:
+    """Give about the flux in the image over that in the template, by the peaks of stars."""
+    peaks, others = image.pixels[stars.y, stars.x], template.pixels[stars.y, stars.x]
+    known = (peaks > 0) & (others > 0)
+    return float(np.median(peaks[known] / others[known])) if known.any() else 1.0
+
+
+def _scaled(frame: Frame, factor: float) -> Frame:
+    """Give a frame in another unit of flux."""
+    return replace(
+        frame,
+        pixels=frame.pixels * np.float32(factor),
+        sky=frame.sky * np.float32(factor),
+        variance=frame.variance * np.float32(factor**2),
+        gain=None if frame.gain is None else frame.gain / factor,
+    )

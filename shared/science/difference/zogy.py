@@ -34,6 +34,7 @@ _SOURCE_SIGMA: Final = 2.0
 _SMOOTH_PIX: Final = 1.0
 _SMOOTH_SIGMA: Final = 2.0
 """Seven times the noise that is left after smoothing."""
+_CROWDED: Final = 0.8
 _BAD_SHARE: Final = 0.1
 """Of the variance, that comes from bad pixels."""
 _TINY: Final = 1e-30
@@ -207,7 +208,8 @@ def _tile(
     pixels, template_pixels = cut(image.pixels, 0), cut(template.pixels, 0)
     unusable = cut(either, 1) > 0
     sources = unusable | (template_pixels > _SOURCE_SIGMA * setup.template_sky) | (pixels > _SOURCE_SIGMA * setup.sky)
-    sources = sources if sources.mean() < 0.8 else unusable & False  # noqa: PLR2004
+    if sources.mean() > _CROWDED:
+        sources = np.zeros_like(sources)  # the noise is better known with some sources than from a few pixels
     difference, scorr, shape, flux, error = stdpipe_subtraction.run_zogy(
         pixels,
         template_pixels,
