@@ -142,7 +142,7 @@ def _write_cutouts(
         "mask": found.mask,
     }
     half = params.cutout_size
-    rows = np.flatnonzero(inside)
+    rows = np.flatnonzero(inside).tolist()
     for number in rows:
         row, name = table[number], FIRST_CUTOUT if number == rows[0] else OTHER_CUTOUTS.format(number)
         (ctx.work / name).parent.mkdir(exist_ok=True)
