@@ -63,7 +63,7 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     how = apertures(found, image, mask, radius_pix=fwhm, annulus_pix=annulus)
     forced = measure(found, new["x"], new["y"], how)
     expected = new["flux"] * aperture_share(scene.case.image.shape, fwhm)
-    table = find_candidates(found, image, mask, Search(fwhm, annulus), lambda *_: None).table
+    table = find_candidates(found, image, mask, Search(fwhm, annulus), lambda *_: None, how=how).table
     places = _places(table)
     to_candidate, _ = cKDTree(places).query(_places(real))
     away, nearest = cKDTree(places).query(_places(new))
@@ -80,7 +80,7 @@ def judge(scene: Scene, found: Difference) -> dict[str, Any]:
     others = {}
     for name, shapes, adjust in OTHER_SEARCHES:
         search = Search(fwhm, annulus, shapes=shapes, adjust=adjust)
-        others[name] = _places(find_candidates(found, image, mask, search, lambda *_: None).table)
+        others[name] = _places(find_candidates(found, image, mask, search, lambda *_: None, how=how).table)
     return {
         "off": _sd(found.significance[off]),
         "off_mean": float(found.significance[off].mean()),

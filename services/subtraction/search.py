@@ -24,6 +24,7 @@ from shared.science.catalogs.columns import DEC, RA
 from shared.science.crossmatch import known_sources
 from shared.science.cutout_files import CutoutWriter, corner_of, crop
 from shared.science.detection import set_magnitudes
+from shared.science.difference_photometry import Apertures
 from shared.science.difference_search import Found, Options, find_candidates
 from shared.science.solution import Inputs
 from shared.science.tables import annotate, write_votable
@@ -36,8 +37,13 @@ CUTOUTS: Final = "candidates/candidate_{:04d}.cutout"
 _META: Final = ("name", "ra", "dec", "x", "y", "mag_calib", "mag_calib_err", "significance", "flags")
 
 
-def search(ctx: StepContext, params: SubtractionParams, scene: Subtracted) -> None:
+def search(ctx: StepContext, params: SubtractionParams, scene: Subtracted, how: Apertures | None = None) -> None:
     """Find candidates and write `candidates.vot`, `candidates.reg`, their JSON and cutouts.
+
+    Parameters
+    ----------
+    how
+        What `measure_targets` gave; None works it out.
 
     Raises
     ------
@@ -57,7 +63,7 @@ def search(ctx: StepContext, params: SubtractionParams, scene: Subtracted) -> No
         shapes=params.filter_prefilter,
         adjust=params.filter_adjust,
     )
-    found = find_candidates(scene.difference, scene.image, scene.mask, options, ctx.log)
+    found = find_candidates(scene.difference, scene.image, scene.mask, options, ctx.log, how=how)
     left = in_cone(ctx, _calibrated(found.table, inputs), cone)
     if params.filter_vizier:
         left = _without_known(ctx, inputs, left)

@@ -24,8 +24,8 @@ class Subtracted:
         As uploaded, ADU.
     mask
         Bad pixels of the image.
-    level, background_rms
-        The image's background, and its noise at each pixel, ADU.
+    level
+        The image's background, ADU.
     gain
         Of the image, e-/ADU.
     template
@@ -38,7 +38,6 @@ class Subtracted:
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
     level: NDArray[np.float32]
-    background_rms: NDArray[np.float32]
     gain: float
     template: Template
     difference: Difference

@@ -73,12 +73,13 @@ def subtraction(ctx: StepContext) -> dict[str, Any]:
         scene, done, area = _subtracted(ctx, params, inputs, places)
         ctx.progress(0.7, "writing images")
         write_products(ctx.work, scene, done, area, _shape(inputs))
+        how = None
         if len(places):
             ctx.progress(0.75, "measuring targets")
-            measure_targets(ctx, params, scene, places, area)
+            how = measure_targets(ctx, params, scene, places, area)
         if params.subtraction_mode == "detection":
             ctx.progress(0.8, "searching for candidates")
-            search(ctx, params, scene)
+            search(ctx, params, scene, how)
         ctx.progress(1.0, "done")
     return {}
 
@@ -184,7 +185,7 @@ def _subtract(
         raise DataError("image_masked", "All pixels of the image are masked. Check saturation and custom_mask.fits.")
     ctx.progress(0.05, "getting the template")
     template = _template(ctx, params, inputs, area)
-    levels = background(image, mask, params.bg_size)
+    level = background(image, mask, params.bg_size).level
     pair = Pair(
         image,
         template.image,
@@ -220,9 +221,7 @@ def _subtract(
         f"Difference: {100 * (~difference.mask).mean():.1f} % of {size_of(image.shape)} pixels are usable, "
         f"scale {difference.scale:.6g}, stars are {difference.fwhm_pix:.2f} pixels wide"
     )
-    scene = Subtracted(
-        inputs, image, mask, levels.level, levels.rms, gain, template, difference, params.subtraction_method
-    )
+    scene = Subtracted(inputs, image, mask, level, gain, template, difference, params.subtraction_method)
     return scene, done
 
 

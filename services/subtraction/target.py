@@ -11,7 +11,7 @@ from shared.contracts.params import SubtractionParams
 from shared.contracts.results import SUB_TARGETS_FILE, SubtractionMeasurements
 from shared.science.cutout_files import CutoutWriter, corner_of, crop
 from shared.science.detection import set_magnitudes
-from shared.science.difference_photometry import apertures, measure
+from shared.science.difference_photometry import Apertures, apertures, measure
 from shared.science.forced import place_targets, report_targets, summary_of, targets_for
 from shared.science.limits import limiting_flux
 from shared.science.solution import Inputs
@@ -52,8 +52,10 @@ class Places:
         return cls(table, np.asarray(inside, bool))
 
 
-def measure_targets(ctx: StepContext, params: SubtractionParams, scene: Subtracted, places: Places, box: Box) -> None:
-    """Measure targets and write `sub_target.vot`, its JSON, and cutouts.
+def measure_targets(
+    ctx: StepContext, params: SubtractionParams, scene: Subtracted, places: Places, box: Box
+) -> Apertures:
+    """Measure targets and write `sub_target.vot`, its JSON, and cutouts; give how they were measured.
 
     Parameters
     ----------
@@ -104,6 +106,7 @@ def measure_targets(ctx: StepContext, params: SubtractionParams, scene: Subtract
     )
     (ctx.work / SUB_TARGETS_FILE).write_text(summary.model_dump_json(indent=1))
     _write_cutouts(ctx, params, scene, table, inside=places.inside, box=box)
+    return how
 
 
 def _limits(table: Table, scene: Subtracted, model: ZeroPoint, sn: float) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 
 from .detection import FLAG_MASKED
 from .difference import Difference
-from .difference_photometry import Pixels, apertures, measure
+from .difference_photometry import Apertures, Pixels, apertures, measure
 from .difference_search_shapes import Shape, Verdict, judge, learn, windows
 from .shapes import FLAG_ODD_SHAPE
 
@@ -100,7 +100,9 @@ class Found:
     footprint: Bools = field(repr=False)
 
 
-def find_candidates(difference: Difference, image: Pixels, mask: Bools, options: Options, log: Log) -> Found:
+def find_candidates(
+    difference: Difference, image: Pixels, mask: Bools, options: Options, log: Log, *, how: Apertures | None = None
+) -> Found:
     """Find point sources that are in the image and not in the template.
 
     Parameters
@@ -109,6 +111,9 @@ def find_candidates(difference: Difference, image: Pixels, mask: Bools, options:
         What the difference was made of, ADU, with its background; True is bad.
     log
         Takes lines for the user.
+    how
+        What `apertures` gave for this difference and the same radii; None works it out, which takes a good part of
+        the time.
     """
     shape = learn(difference)
     score = scores(difference, shape)
@@ -143,7 +148,7 @@ def find_candidates(difference: Difference, image: Pixels, mask: Bools, options:
             keep &= flags & flag == 0
             log(f"{keep.sum()} {words}")
     keep[keep] = _apart(at_x[keep], at_y[keep], difference.fwhm_pix)
-    how = apertures(difference, image, mask, radius_pix=options.radius_pix, annulus_pix=options.annulus_pix)
+    how = how or apertures(difference, image, mask, radius_pix=options.radius_pix, annulus_pix=options.annulus_pix)
     fluxes = measure(difference, at_x[keep], at_y[keep], how)
     table = Table(
         {

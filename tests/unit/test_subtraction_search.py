@@ -61,9 +61,7 @@ def scene(new: np.ndarray) -> Subtracted:
         rms_arcsec=0.02,
     )
     template = Template(empty, nothing, 10.0, None, FWHM, "custom", "r", 1.0)
-    return Subtracted(
-        inputs, pixels, nothing, empty, np.full(shape, NOISE, np.float32), 2.0, template, found, "hotpants"
-    )
+    return Subtracted(inputs, pixels, nothing, empty, 2.0, template, found, "hotpants")
 
 
 class Run:
