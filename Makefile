@@ -5,28 +5,43 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
+STACK ?= $(shell bash scripts/compose.sh answers && echo compose || echo local)
 
-.PHONY: help setup up down status demo monitor test lint type format bench quality chaos figures soak fuzz lock clean
+.PHONY: help setup up down status secrets definitions demo monitor test lint type format bench quality chaos figures soak fuzz lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 setup: ## install what is missing: Debian packages (as root) and .venv from the lock
 	@bash scripts/setup.sh
 
-demo: setup up ## set up, start, process a simulated observation and compare with the truth; DEMO=transients for a search
+demo: setup ## set up, start here, process a simulated observation and compare with the truth; DEMO=transients for a search
+	@$(MAKE) up STACK=local
 	@$(PYTHON_IN_VENV) -m stdweb.demo $(DEMO)
 
-up: ## start broker, store, gateway and services in the background (after `make setup`)
-	@test -e .venv/.installed || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
-	@$(PYTHON_IN_VENV) -m stdweb.stack up
+up: ## start all of it: in containers where a Docker engine answers, else as local processes; STACK=compose or local says which
+	@case "$(STACK)" in \
+	compose) bash scripts/compose.sh up ;; \
+	*) test -e .venv/.installed || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }; \
+	   $(PYTHON_IN_VENV) -m stdweb.stack up ;; \
+	esac
 
 down: ## end what `make up` started
 	@test ! -x $(PYTHON_IN_VENV) || $(PYTHON_IN_VENV) -m stdweb.stack down
+	@if bash scripts/compose.sh answers; then bash scripts/compose.sh down; fi
 
 status: ## say what runs
-	@test -x $(PYTHON_IN_VENV) || { echo "Nothing is installed yet: run 'make setup' first." >&2; exit 1; }
-	@$(PYTHON_IN_VENV) -m stdweb.stack status
+	@if [ "$(STACK)" = compose ]; then status=0; bash scripts/compose.sh status || status=$$?; \
+	[ $$status = 3 ] || exit $$status; fi; \
+	test -x $(PYTHON_IN_VENV) || { echo "Nothing runs. Start it: make up" >&2; exit 3; }; \
+	$(PYTHON_IN_VENV) -m stdweb.stack status
+
+secrets: ## make the passwords of the stack in containers: deploy/compose/.env; what is there stays
+	@python3 scripts/make_secrets.py
+
+definitions: ## renew what deploy/ says about the broker from shared/broker
+	@$(PYTHON_IN_VENV) -m shared.broker.definitions > deploy/compose/rabbitmq/definitions.json
+	@$(PYTHON_IN_VENV) -m shared.broker.resources > deploy/k8s/base/broker/users.yaml
 
 monitor: ## Prometheus beside the stack, in the foreground, with our alerts: http://localhost:9090/alerts
 	@$(PYTHON_IN_VENV) -m stdweb.stack monitor
