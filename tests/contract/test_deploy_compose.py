@@ -159,6 +159,33 @@ def test_who_needs_the_broker_waits_for_it(services: dict[str, dict[str, Any]]) 
     assert services["gateway"]["depends_on"]["mongo-setup"] == {"condition": "service_completed_successfully"}
 
 
+def test_prometheus_asks_the_ports_that_the_processes_listen_on(services: dict[str, dict[str, Any]]) -> None:
+    config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())
+    asked = {
+        (host, names["port"])
+        for job in config["scrape_configs"]
+        for names in job["dns_sd_configs"]
+        for host in names["names"]
+    }
+    listening = set()
+    for name in OURS:
+        env = environment(services[name]["build"]["target"])
+        listening.add((name, int(env.get("STDWEB_HEALTH_PORT") or env["STDWEB_PORT"])))
+    assert asked == listening | {("rabbitmq", 15692)}
+    for host, _ in asked:
+        assert "metrics" in services[host]["networks"]
+
+
+def test_the_files_that_are_mounted_exist(services: dict[str, dict[str, Any]], made: Path) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith("../"):
+                assert (COMPOSE / source).exists(), source
+            elif source.startswith("./"):
+                assert (made / "deploy/compose" / source).exists(), source
+
+
 def test_the_broker_s_definitions_are_those_of_the_code() -> None:
     kept = json.loads((COMPOSE / "rabbitmq" / "definitions.json").read_text())
     assert kept == definitions(), "renew them: make definitions"
