@@ -1,15 +1,22 @@
 """An old installation is taken over: from its SQLite file, or from a dump."""
 
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
 import pytest
+from argon2 import PasswordHasher
 
+from services.gateway.domain.auth import Auth
 from services.gateway.domain.errors import Conflict, Invalid
-from services.gateway.domain.passwords import is_old, taken_over, verify
+from services.gateway.domain.passwords import OLD_HASHES, Passwords, is_old, new_hash, taken_over
+from services.gateway.domain.throttle import Throttle
+from services.gateway.model import User, now
+from services.gateway.storage import Attempts
 from services.gateway.upkeep import Site
 from services.gateway.upkeep.check import check
 from services.gateway.upkeep.importing import Source, import_site
@@ -127,8 +134,7 @@ async def test_old_passwords_work_and_are_hashed_anew(site: Gateway, care: Site,
 
 
 def test_hashes_of_django() -> None:
-    from argon2 import PasswordHasher
-
+    verify = Passwords().verify
     assert verify(HASH, PASSWORD)
     assert not verify(HASH, "letmein")
     assert not verify(HASH[:-1], PASSWORD)
@@ -137,8 +143,65 @@ def test_hashes_of_django() -> None:
     kept = taken_over(f"argon2{new}")
     assert kept is not None
     assert verify(kept, "x")
+    assert is_old(kept)
     for other in ("!unusable", "", "bcrypt$$2b$12$x", "md5$a$b", HASH.replace("260000", "99999999")):
         assert taken_over(other) is None
+
+
+@dataclass
+class Work:
+    """Does what Argon2 and PBKDF2 do, and counts it."""
+
+    argon2: list[str] = field(default_factory=list)
+    rounds: int = 0
+
+    def hash(self, password: str) -> str:
+        return new_hash(password)
+
+    def verify(self, hashed: str, password: bytes) -> bool:
+        self.argon2.append(hashed.rpartition("$")[0].rpartition("$")[0])  # kind and costs
+        return PasswordHasher().verify(hashed, password)
+
+    def pbkdf2(self, kind: str, password: bytes, salt: bytes, rounds: int) -> bytes:
+        self.rounds += rounds
+        return hashlib.pbkdf2_hmac(kind, password, salt, rounds)
+
+
+def hash_of_django(rounds: int) -> str:
+    digest = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), b"salt", rounds)
+    return f"pbkdf2_sha256${rounds}$salt${base64.b64encode(digest).decode()}"
+
+
+async def test_a_refusal_is_the_same_work_whoever_is_asked_for(care: Site) -> None:
+    """An observer who could tell old users, new ones and none by the time would know which names there are."""
+    stored = {
+        "old": hash_of_django(5000),
+        "older": hash_of_django(1000),
+        "new": new_hash(PASSWORD),
+        "no password": None,
+    }
+    done: dict[str, set[str]] = {}
+    for number, password in enumerate(("letmein", "", "x" * 2000, PASSWORD.ljust(2000, "x"), "\ud800")):
+        for place, (name, hashed) in enumerate([*stored.items(), ("nobody", ""), ("\x07", "")]):
+            who, work = f"{name}{number}", Work()
+            if name in stored:
+                await care.users.add(User(who), hashed, now())
+            auth = Auth(care.users, Throttle(Attempts(care.store)), Passwords(work, work.pbkdf2))
+            with pytest.raises(Invalid):
+                await auth.check_password(who, password, f"192.0.{number}.{place}")
+            auth.close()
+            done.setdefault(f"{work.argon2} {work.rounds}", set()).add(who)
+    assert list(done) == ["['$argon2id$v=19$m=19456,t=2,p=1'] 5000"], done
+
+
+async def test_who_was_taken_over_costs_nothing_once_hashed_anew(care: Site) -> None:
+    await care.users.add(User("old"), HASH, now())
+    await care.users.add(User("new"), new_hash("right"), now())
+    assert await care.users.passwords_between(*OLD_HASHES) == [HASH]
+    auth = Auth(care.users, Throttle(Attempts(care.store)))
+    assert await auth.check_password("old", PASSWORD, "192.0.2.1") == User("old")
+    assert await care.users.passwords_between(*OLD_HASHES) == []
+    auth.close()
 
 
 async def test_a_second_time_changes_nothing(site: Gateway, care: Site, source: Source) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from ..model import User, now
 from ..storage import Users
 from .errors import Invalid, TooMany, Unauthenticated
-from .passwords import is_old, new_hash, verify
+from .passwords import OLD_HASHES, Passwords, is_old, new_hash, rounds_of
 from .recent import Recent
 from .throttle import Throttle
 
@@ -19,6 +20,7 @@ _TOUCH_AFTER: Final = timedelta(days=1)  # so that use costs a write a day and n
 _THREADS: Final = 2
 _MAX_WAITING: Final = 200  # some 5 s of hashing
 MAX_PASSWORD: Final = 1024
+_OLD_KNOWN_S: Final = 60.0
 _WRONG: Final = "Unable to log in with provided credentials."
 
 
@@ -31,16 +33,20 @@ class Auth:
         Where users and tokens are.
     throttle
         Slows down who guesses passwords.
+    passwords
+        Verifies them.
     """
 
-    def __init__(self, users: Users, throttle: Throttle) -> None:
+    def __init__(self, users: Users, throttle: Throttle, passwords: Passwords | None = None) -> None:
         self._users = users
         self._throttle = throttle
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="password")
         self._turn = asyncio.Semaphore(_THREADS)
         self._waiting = 0
         self._cache = Recent()
-        self._nobody = new_hash(secrets.token_urlsafe())
+        self._passwords = passwords or Passwords()
+        self._old_rounds = 0
+        self._old_known = float("-inf")
 
     async def hash(self, password: str) -> str:
         """Hash a password."""
@@ -84,13 +90,23 @@ class Auth:
 
     async def _verified(self, name: str, password: str) -> User | None:
         known = await self._users.password(name) if name.isprintable() else None
-        loop = asyncio.get_running_loop()
-        right = await loop.run_in_executor(self._threads, verify, known or self._nobody, password[:MAX_PASSWORD])
-        if known is None or not right or len(password) > MAX_PASSWORD:
+        if len(password) > MAX_PASSWORD:
+            known = None  # of nobody
+        loop, rounds = asyncio.get_running_loop(), await self._rounds()
+        given = password[:MAX_PASSWORD]
+        right = await loop.run_in_executor(self._threads, self._passwords.verify, known, given, rounds)
+        if known is None or not right:
             return None
         if is_old(known):
             await self._users.rehash(name, known, await self.hash(password))
         return await self._users.get(name)
+
+    async def _rounds(self) -> int:
+        """Give the most rounds of the passwords that were taken over and not hashed anew, as of this minute."""
+        if time.monotonic() - self._old_known > _OLD_KNOWN_S:
+            old = await self._users.passwords_between(*OLD_HASHES)
+            self._old_rounds, self._old_known = max(map(rounds_of, old), default=0), time.monotonic()
+        return self._old_rounds
 
     async def issue(self, name: str) -> str:
         """Issue a token; only its hash is kept."""

@@ -34,6 +34,7 @@ _INDEXES: Final[dict[str, tuple[tuple[tuple[tuple[str, int], ...], dict[str, Any
     "shelves": (((("user", 1), ("open", 1)), {}),),
     "texts": (((("user", 1),), {}),),
     "runs": (((("task_id", 1), ("at", -1)), {}), ((("key", 1),), {"sparse": True})),
+    "users": (((("password", 1),), {}),),  # finds those that were taken over
     "tokens": (((("user", 1),), {}), ((("used", 1),), {"expireAfterSeconds": _UNUSED_TOKEN_S})),
     "sessions": (((("user", 1),), {}), ((("expire", 1),), {"expireAfterSeconds": 0})),
     "attempts": (((("expire", 1),), {"expireAfterSeconds": 0}),),

@@ -68,6 +68,12 @@ class Users:
             doc = await self._users.find_one({"_id": name}, {"password": 1})
         return doc["password"] if doc else None
 
+    async def passwords_between(self, first: str, last: str) -> list[str]:
+        """List the hashes of passwords from `first` to before `last`, whosever they are."""
+        async with answering():
+            found = self._users.find({"password": {"$gte": first, "$lt": last}}, {"_id": 0, "password": 1})
+            return [doc["password"] async for doc in found]
+
     async def change(self, name: str, **fields: Any) -> bool:
         """Set fields of a user: `password`, `is_staff`, `groups`, `grants`. Returns whether there is one."""
         async with answering():
