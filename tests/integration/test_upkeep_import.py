@@ -181,7 +181,7 @@ async def test_a_refusal_is_the_same_work_whoever_is_asked_for(care: Site) -> No
         "no password": None,
     }
     done: dict[str, set[str]] = {}
-    for number, password in enumerate(("letmein", "", "x" * 2000, PASSWORD.ljust(2000, "x"), "\ud800")):
+    for number, password in enumerate(("letmein", PASSWORD.ljust(2000, "x"), "\ud800")):
         for place, (name, hashed) in enumerate([*stored.items(), ("nobody", ""), ("\x07", "")]):
             who, work = f"{name}{number}", Work()
             if name in stored:
