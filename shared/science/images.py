@@ -323,13 +323,18 @@ def _still_there(hdus: fits.HDUList, ext: int | None) -> int | None:
 
 def _each(hdus: fits.HDUList) -> Iterator[Any]:
     """Give one part after the other; those behind the image are never looked at, they may be damaged."""
-    number = 0
+    number, end = 0, -1
     while True:
         try:
-            yield hdus[number]
+            hdu = hdus[number]
         except IndexError:
             return
-        number += 1
+        begin = int(hdu.fileinfo()["hdrLoc"])
+        if begin <= end:
+            # astropy gives a part that it does not know the rest of the file, and gets that of a packed one wrong
+            raise ValueError(f"part {number} begins before the one before it")
+        yield hdu
+        number, end = number + 1, begin
 
 
 def _check_size(hdu: Any, shape: tuple[int, ...], size_bytes: int) -> None:

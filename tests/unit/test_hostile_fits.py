@@ -83,6 +83,19 @@ def test_an_extension_of_a_gzipped_file_can_be_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path, number)[0], planes[number])
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("start", ["SIMPLE  = ,,", "SIMPLE  =                    F"])
+def test_a_file_that_says_not_to_be_standard_is_not_read_for_ever(tmp_path: Path, start: str, packed: bool) -> None:
+    """As part after part at the same place, where it is packed into fewer bytes than its header has."""
+    content = header(start.encode().ljust(CARD), *IMAGE[1:]) + PIXELS
+    path = tmp_path / "image.fits"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    for ext in (None, 1, 999):
+        with pytest.raises(DataError) as caught:
+            read_image(path, ext)
+        assert caught.value.code in {"bad_fits", "no_plane", "no_extension"}
+
+
 def compressed_with(path: Path, lie: bytes) -> bytes:
     """Write a tile-compressed image that says something else in one card."""
     image = fits.CompImageHDU(np.ones((20, 20), np.int16), compression_type="RICE_1")
