@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import admin_cli, catalog_cli
+from . import admin_cli, catalog_cli, limits
 from .admin import with_admin
 from .client import ApiError
 from .settings import STATE_FOLDER, StackError, StackSettings, StackState
@@ -72,12 +72,26 @@ def user_set(
     no_groups: Annotated[bool, typer.Option("--no-groups", help="Takes all groups away")] = False,
     grant: Grants = None,
     no_grants: Annotated[bool, typer.Option("--no-grants", help="Takes all grants away")] = False,
+    quota: Annotated[
+        str | None,
+        typer.Option(help="Files of all tasks of the user: 500M, 2G, 1T; none; or site, for what the site allows"),
+    ] = None,
+    max_steps: Annotated[
+        str | None,
+        typer.Option(help="Steps of the user in a queue: a number, or site; never more than the site allows"),
+    ] = None,
 ) -> None:
     """Change a user; groups and grants that are given replace those that were."""
-    groups, grants = _all_or_none("group", group, no_groups), _all_or_none("grant", grant, no_grants)
-    if staff is None and groups is None and grants is None:
+    changes: dict[str, Any] = {
+        "is_staff": staff,
+        "groups": _all_or_none("group", group, no_groups),
+        "grants": _all_or_none("grant", grant, no_grants),
+        "quota_bytes": None if quota is None else limits.quota_of(quota),
+        "max_steps": None if max_steps is None else limits.steps_of(max_steps),
+    }
+    if all(change is None for change in changes.values()):
         raise typer.BadParameter("nothing to change; see --help for what can be")
-    _with_store(lambda admin: admin.set_user(name, is_staff=staff, groups=groups, grants=grants))
+    _with_store(lambda admin: admin.set_user(name, **changes))
     console.print(f"Changed user {name}")
 
 
@@ -98,10 +112,15 @@ def user_secret(name: Name) -> None:
 @user_app.command("list")
 def user_list() -> None:
     """List the users."""
-    table = Table("name", "staff", "groups", "grants")
+    table = Table("name", "staff", "groups", "grants", "quota", "steps")
     for user in _with_store(lambda admin: admin.list_users()):
         table.add_row(
-            user.name, "yes" if user.is_staff else "", ", ".join(sorted(user.groups)), ", ".join(sorted(user.grants))
+            user.name,
+            "yes" if user.is_staff else "",
+            ", ".join(sorted(user.groups)),
+            ", ".join(sorted(user.grants)),
+            limits.shown_quota(user.quota_bytes),
+            "" if user.max_steps is None else str(user.max_steps),
         )
     console.print(table)
 

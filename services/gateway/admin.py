@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 from .domain import config as configs
 from .domain.auth import Auth
@@ -15,6 +15,11 @@ from .model import GRANTS, Preset, User, now
 from .storage import Attempts, CallbackStore, Duplicate, SessionStore, Store, Tasks, Users
 
 _MAX_NAME = 150
+_MAX_LIMIT: Final = 2**62
+
+Site = Literal["site"]
+SITE: Final[Site] = "site"
+"""What the site allows, instead of a limit of the user's own."""
 
 
 class Admin:
@@ -89,10 +94,24 @@ class Admin:
         is_staff: bool | None = None,
         groups: Collection[str] | None = None,
         grants: Collection[str] | None = None,
+        quota_bytes: int | Site | None = None,
+        max_steps: int | Site | None = None,
     ) -> User:
-        """Change a user; None leaves as it is. Effective within 5 s."""
+        """Change a user; None leaves as it is, and SITE lets hold again what the site allows. Effective within 5 s.
+
+        Raises
+        ------
+        Invalid
+            For a bad group, grant or limit, or when there is no such user.
+        """
         await self._known(name)
         fields: dict[str, Any] = {}
+        limits = (("quota_bytes", quota_bytes, 0), ("max_steps", max_steps, 1))
+        for field, limit, least in limits:
+            if isinstance(limit, int) and not least <= limit <= _MAX_LIMIT:
+                raise Invalid.field(field, f"must be between {least} and {_MAX_LIMIT}")
+            if limit is not None:
+                fields[field] = None if limit == SITE else limit
         if is_staff is not None:
             fields["is_staff"] = is_staff
         if grants is not None:

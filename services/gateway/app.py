@@ -130,7 +130,7 @@ def _description(version: str) -> bytes:
 def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot) -> None:
     settings = app[keys.SETTINGS]
     app[keys.ROOM] = Room(root.path, settings.max_upload_bytes, settings.reserve_bytes)
-    app[keys.QUOTA] = Quota(tasks, root, settings.user_quota_bytes)
+    app[keys.QUOTA] = Quota(tasks, users, root, settings.user_quota_bytes)
     app[keys.LISTING] = Listing(tasks, root)
     making = Making(tasks, users, root, PresetFiles(settings.data_dir), app[keys.ROOM])
     app[keys.ONCE] = Once(Claims(app[keys.STORE]), tasks, making.new_id)
@@ -146,7 +146,7 @@ def _add_tasks(app: web.Application, tasks: Tasks, users: Users, root: TasksRoot
 
 
 def _coordinator(settings: GatewaySettings, store: Store, broker: Broker, signs: Signs) -> Coordinator:
-    tasks, root = Tasks(store), TasksRoot(settings.data_dir)
+    tasks, users, root = Tasks(store), Users(store), TasksRoot(settings.data_dir)
     callbacks = Callbacks(
         CallbackStore(store),
         tasks,
@@ -154,7 +154,9 @@ def _coordinator(settings: GatewaySettings, store: Store, broker: Broker, signs:
         timedelta(seconds=settings.callback_retry_s),
         timedelta(seconds=settings.callback_keep_trying_s),
     )
-    return Coordinator(tasks, root, broker, signs, callbacks, max_steps_per_user=settings.max_steps_per_user)
+    return Coordinator(
+        tasks, root, broker, signs, callbacks, users=users, max_steps_per_user=settings.max_steps_per_user
+    )
 
 
 def _add_events(app: web.Application, store: Store) -> None:

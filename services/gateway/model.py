@@ -22,12 +22,22 @@ def now() -> datetime:
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who may call the API."""
+    """Somebody who may call the API.
+
+    Parameters
+    ----------
+    quota_bytes
+        What the files of the user's tasks may take, 0 for no limit; None for what the site allows.
+    max_steps
+        Steps of the user that may be in a queue; None for what the site allows, which is never exceeded.
+    """
 
     name: str
     is_staff: bool = False
     groups: frozenset[str] = frozenset()
     grants: frozenset[str] = frozenset()
+    quota_bytes: int | None = None
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway import keys
-from tests.support.command_line import CommandLine
+from tests.support.command_line import CommandLine, SameProcess
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.store import free_port
 
@@ -168,3 +168,20 @@ async def test_a_store_of_another_version_is_said(site: Gateway, stdweb: Command
         assert answer.status == 1
         assert "written in form 99; this version reads" in " ".join(answer.complaint.split())
         assert "Traceback" not in answer.complaint
+
+
+async def test_limits_of_a_user_are_set_shown_and_taken_back(site: Gateway, mongo_url: str, tmp_path: Path) -> None:
+    stdweb = SameProcess(tmp_path, mongo_url)
+    async with site.client("ann"):
+        for given, shown in (("50G", "50G"), ("1536MiB", "1536M"), ("none", "none"), ("site", "")):
+            await stdweb.ok("user", "set", "ann", "--quota", given)
+            rows = [line.split("│") for line in (await stdweb.ok("user", "list")).splitlines() if "ann" in line]
+            assert [row[-3].strip() for row in rows] == [shown]
+        await stdweb.ok("user", "set", "ann", "--max-steps", "3")
+        (user,) = await site.admin.list_users()
+        assert (user.quota_bytes, user.max_steps) == (None, 3)
+        await stdweb.ok("user", "set", "ann", "--max-steps", "site")
+        assert (await site.admin.list_users())[0].max_steps is None
+        for option, wrong in (("--quota", "-1"), ("--quota", "0"), ("--quota", "5 apples"), ("--max-steps", "0")):
+            answer = await stdweb.run("user", "set", "ann", f"{option}={wrong}")
+            assert (answer.status, f"{option} is " in answer.complaint) == (2, True), answer

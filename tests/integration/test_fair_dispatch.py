@@ -108,3 +108,23 @@ async def test_steps_without_a_service_wait_in_the_store(idle: Gateway) -> None:
         for number in range(5):
             await service.until_begun(number + 1)
             service.end(service.began[number])
+
+
+async def test_a_user_may_be_held_to_fewer_steps(idle: Gateway) -> None:
+    service = Slots(idle.worker, "inspect")
+    await service.start()
+    async with idle.client("ann") as ann, idle.client("bob") as bob:
+        await idle.admin.set_user("ann", max_steps=1)
+        mine = [(await ann.ok("POST", "/tasks/", json={"original_name": "a"}))["id"] for _ in range(3)]
+        others = [(await bob.ok("POST", "/tasks/", json={"original_name": "b"}))["id"] for _ in range(2)]
+        for client, tasks in ((ann, mine), (bob, others)):
+            for task in tasks:
+                await start(client, task)
+        await service.until_begun(3)
+        assert {message.task_id for message in service.began} == {mine[0], *others}
+        for number in range(len(mine) + len(others)):
+            await service.until_begun(number + 1)
+            service.end(service.began[number])
+        for client, tasks in ((ann, mine), (bob, others)):
+            for task in tasks:
+                assert (await client.ended(task))["state"] == "inspect_done"

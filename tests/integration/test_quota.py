@@ -27,6 +27,7 @@ async def refused(client: Client, path: str, **options: object) -> None:
 def forget(site: Gateway) -> None:
     """What the gateway has measured is at most a minute old; here it measures at once."""
     site.app[keys.QUOTA]._taken.clear()
+    site.app[keys.QUOTA]._limits.clear()
 
 
 async def test_uploads_beyond_the_quota_are_refused_and_leave_nothing(site: Gateway, ann: Client) -> None:
@@ -60,6 +61,23 @@ async def test_files_of_a_shared_task_are_the_owners(site: Gateway) -> None:
         await bob.ok("DELETE", f"/tasks/{own}/")
         forget(site)
         await bob.ok("POST", f"/tasks/{task}/duplicate/")
+
+
+async def test_a_user_may_have_another_quota(site: Gateway, ann: Client) -> None:
+    await ann.new_task(b"x" * 60_000)
+    await site.admin.set_user("ann", quota_bytes=200_000)
+    forget(site)
+    await ann.new_task(b"x" * 60_000)
+    await site.admin.set_user("ann", quota_bytes=0)  # without limit
+    forget(site)
+    task = await ann.new_task(b"x" * 300_000)
+    await site.admin.set_user("ann", quota_bytes="site")
+    forget(site)
+    await refused(ann, "/tasks/", data=form(10))
+    await site.admin.set_user("ann", quota_bytes=1000)
+    forget(site)
+    status, answer = await ann.call("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
+    assert (status, "may hold 0.000954 MiB" in answer["detail"]) == (413, True)
 
 
 async def test_copies_share_files_and_results_count(site: Gateway, ann: Client) -> None:

@@ -17,7 +17,7 @@ from shared.taskdir import Manifest, TasksRoot
 
 from ..counters import RETRIES
 from ..model import Run, RunStep, Task, now
-from ..storage import Changed, Tasks
+from ..storage import Changed, Tasks, Users
 from . import config as configs
 from . import runs
 from .callbacks import Callbacks
@@ -48,6 +48,7 @@ class Coordinator:
         signs: Signs,
         callbacks: Callbacks,
         *,
+        users: Users,
         max_steps_per_user: int,
     ) -> None:
         self.tasks = tasks
@@ -56,7 +57,7 @@ class Coordinator:
         self.signs = signs
         self.callbacks = callbacks
         self.run_ids = RunIds(tasks)
-        self.shares = FairShare(tasks, Places(broker, max_steps_per_user))
+        self.shares = FairShare(tasks, Places(broker, users, max_steps_per_user))
         self.revisions = Revisions(tasks)
         self.revisions.after.append(callbacks.changed)
         self.fences = Fences(root)

@@ -102,7 +102,7 @@ class FairShare:
         if time.monotonic() - lane.counted > _TRUSTED_S:
             lane.counted = time.monotonic()
             writing = lane.writing  # one that ends meanwhile may be counted twice: too few for a moment, never too many
-            places = await self._places.of(step)
+            places = await self._places.of(user, step)
             lane.free = places - writing - await self._tasks.released(user, step)
         if lane.free <= 0:
             return False

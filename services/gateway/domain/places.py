@@ -8,6 +8,8 @@ from typing import Final
 from shared.broker import Broker, BrokerUnavailable
 from shared.contracts.steps import STEPS
 
+from ..storage import Users
+
 _KNOWN_S: Final = 2.0
 _PATIENCE_S: Final = 2.0
 _ROUNDS: Final = 2
@@ -29,18 +31,28 @@ class Places:
 
     Parameters
     ----------
+    users
+        Tells for whom fewer are allowed.
     most
         Places that there are at most.
     """
 
-    def __init__(self, broker: Broker, most: int) -> None:
+    def __init__(self, broker: Broker, users: Users, most: int) -> None:
         self._broker = broker
+        self._users = users
         self._most = most
         self._known: dict[str, _Known] = {}
         self._asking = asyncio.Lock()
 
-    async def of(self, step: str) -> int:
-        """Give the places of one user in the queue of a step; without an answer of the broker as many as before."""
+    async def of(self, user: str, step: str) -> int:
+        """Give the places of a user in the queue of a step."""
+        known = await self._users.get(user)
+        own = None if known is None else known.max_steps
+        places = await self._of_all(step)
+        return places if own is None else min(places, own)
+
+    async def _of_all(self, step: str) -> int:
+        """Give the places of anybody; without an answer of the broker as many as before."""
         async with self._asking:
             known = self._known.get(step)
             if known is None or time.monotonic() - known.at > _KNOWN_S:

@@ -8,10 +8,12 @@ from typing import Final
 
 from shared.taskdir import TaskDir, TasksRoot, files_of
 
-from ..storage import Tasks
+from ..storage import Tasks, Users
 from .errors import TooLarge
 
 _BELIEVED_S: Final = 60.0
+_LIMIT_KNOWN_S: Final = 5.0
+_MOST_KNOWN: Final = 10_000
 
 
 @dataclass
@@ -31,13 +33,15 @@ class Quota:
     Parameters
     ----------
     most_bytes
-        What the tasks of one user may take; 0 for no limit.
+        What the tasks of one user may take for whom nothing else is set; 0 for no limit.
     """
 
-    def __init__(self, tasks: Tasks, root: TasksRoot, most_bytes: int) -> None:
+    def __init__(self, tasks: Tasks, users: Users, root: TasksRoot, most_bytes: int) -> None:
         self._tasks = tasks
+        self._users = users
         self._root = root
         self._most_bytes = most_bytes
+        self._limits: dict[str, tuple[float, int]] = {}
         self._taken: dict[str, _Taken] = {}
         self._measuring = asyncio.Lock()
 
@@ -49,22 +53,34 @@ class Quota:
         TooLarge
             Saying what is allowed.
         """
-        if self._most_bytes and (await self._of(user)).size + more_bytes > self._most_bytes:
+        limit = await self._limit(user)
+        if limit and (await self._of(user)).size + more_bytes > limit:
             raise TooLarge(
-                f"All tasks of one user together may hold {_shown(self._most_bytes)} of files, and there is no room "
+                f"All tasks of one user together may hold {_shown(limit)} of files, and there is no room "
                 "left for this. Delete tasks or files that are no longer needed, or ask the administrator for more."
             )
 
     async def take(self, user: str, size_bytes: int) -> None:
         """Let so many bytes in, and count them; raises as `check` does."""
         await self.check(user, size_bytes)
-        if self._most_bytes:
+        if user in self._taken:
             self._taken[user].size += size_bytes
 
     async def take_copy(self, user: str, source: TaskDir) -> None:
         """Let in what a copy of a task will hold; raises as `check` does."""
-        if self._most_bytes:
+        if await self._limit(user):
             await self.take(user, await asyncio.to_thread(_size, [source]))
+
+    async def _limit(self, user: str) -> int:
+        """Give what the tasks of a user may take, bytes; 0 for no limit."""
+        known = self._limits.get(user)
+        if known is None or time.monotonic() - known[0] > _LIMIT_KNOWN_S:
+            found = await self._users.get(user)
+            own = None if found is None else found.quota_bytes
+            if len(self._limits) >= _MOST_KNOWN:
+                self._limits.clear()
+            known = self._limits[user] = time.monotonic(), self._most_bytes if own is None else own
+        return known[1]
 
     async def _of(self, user: str) -> _Taken:
         async with self._measuring:

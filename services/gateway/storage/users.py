@@ -17,7 +17,14 @@ class Duplicate(Exception):
 
 
 def _user(doc: dict[str, Any]) -> User:
-    return User(doc["_id"], bool(doc["is_staff"]), frozenset(doc["groups"]), frozenset(doc["grants"]))
+    return User(
+        doc["_id"],
+        bool(doc["is_staff"]),
+        frozenset(doc["groups"]),
+        frozenset(doc["grants"]),
+        doc.get("quota_bytes"),
+        doc.get("max_steps"),
+    )
 
 
 def _preset(doc: dict[str, Any]) -> Preset:
@@ -75,7 +82,7 @@ class Users:
             return [doc["password"] async for doc in found]
 
     async def change(self, name: str, **fields: Any) -> bool:
-        """Set fields of a user: `password`, `is_staff`, `groups`, `grants`. Returns whether there is one."""
+        """Set fields of a user: `password`, or those of `User`. Returns whether there is one."""
         async with answering():
             result = await self._users.update_one({"_id": name}, {"$set": fields})
         return bool(result.matched_count)

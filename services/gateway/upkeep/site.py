@@ -77,6 +77,12 @@ class Site:
         if self._coordinator is None:
             callbacks = Callbacks(CallbackStore(self.store), self.tasks)
             self._coordinator = Coordinator(
-                self.tasks, self.root, self.broker, Signs(), callbacks, max_steps_per_user=_STEPS_PER_USER
+                self.tasks,
+                self.root,
+                self.broker,
+                Signs(),
+                callbacks,
+                users=self.users,
+                max_steps_per_user=_STEPS_PER_USER,
             )
         return self._coordinator
