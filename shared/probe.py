@@ -14,10 +14,12 @@ def ready(environment: Mapping[str, str]) -> bool:
     """Ask `/readyz` on the port that the environment gives to a service, or else to the gateway."""
     port = environment.get("STDWEB_HEALTH_PORT") or environment.get("STDWEB_PORT", "8000")
     connection: http.client.HTTPConnection
-    if "STDWEB_HEALTH_PORT" not in environment and environment.get("STDWEB_TLS_CERTIFICATE"):
-        # its own certificate is for the name that browsers know
-        unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - talks to itself
-        connection = http.client.HTTPSConnection("127.0.0.1", int(port), timeout=_PATIENCE_S, context=unchecked)
+    if "STDWEB_HEALTH_PORT" not in environment and (own := environment.get("STDWEB_TLS_CERTIFICATE")):
+        # its own certificate and no other one; it is for the name that browsers know
+        only_own = ssl.create_default_context(cafile=own)
+        only_own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        only_own.check_hostname = False
+        connection = http.client.HTTPSConnection("127.0.0.1", int(port), timeout=_PATIENCE_S, context=only_own)
     else:
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=_PATIENCE_S)
     try:

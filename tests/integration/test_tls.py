@@ -1,5 +1,6 @@
 """A gateway that speaks TLS with its clients, the broker and the store, and with no stranger."""
 
+import asyncio
 import contextlib
 import os
 import ssl
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from shared import probe
 from tests.support.archives.ca import Authority
 from tests.support.gateway import until
 from tests.support.rabbit import TestBroker, free_ports
@@ -82,6 +84,14 @@ async def test_the_gateway_speaks_tls_everywhere(
                 if known:
                     await until(ready, READY_S)
                     assert (await http.get("/api/schema/")).json()["info"]["title"] == "STDWeb"
+                    healthy = {"STDWEB_PORT": str(port), "STDWEB_TLS_CERTIFICATE": str(certificate)}
+                    theirs.context_for("localhost")
+                    stranger = healthy | {"STDWEB_TLS_CERTIFICATE": str(tmp_path / "theirs/localhost.pem")}
+                    # what a container asks itself, and would take an answer to from nobody else
+                    assert [await asyncio.to_thread(probe.ready, given) for given in (healthy, stranger)] == [
+                        True,
+                        False,
+                    ]
                     with pytest.raises(httpx.TransportError):
                         await http.get(f"http://localhost:{port}/readyz")
                 else:
