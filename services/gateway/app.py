@@ -5,12 +5,13 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from shared.broker import Broker
 from shared.metrics import BROKER_CONNECTED
@@ -62,6 +63,9 @@ def build_app(
     broken
         Called when what runs in the background has died: the gateway answers then, but brings no run on.
     """
+    for category in (BadContentDispositionHeader, BadContentDispositionParam):
+        # Python prints and remembers every new text of a warning; these hold what strangers send
+        warnings.simplefilter("ignore", category)
     app = web.Application(middlewares=[answer_errors, authenticate], client_max_size=_MAX_FORM)
     root = TasksRoot(settings.data_dir)
     tasks, users, signs = Tasks(store), Users(store), Signs()

@@ -86,7 +86,9 @@ class PictureMade(RpcMessage):
     """The picture lies in the cache."""
 
     kind: Literal["made"] = "made"
-    key: str = Field(description="What `picture_key` gives for the files that were shown")
+    key: str = Field(
+        pattern="^[0-9a-f]{40}$", description="What `picture_key` gives for the files that were shown; no path"
+    )
     size: int = Field(description="Bytes")
 
 

@@ -1,6 +1,8 @@
 """Previews and cutouts through the REST API; the preview service's own code answers, in this process."""
 
 import asyncio
+import json
+import os
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,11 +11,19 @@ import aiohttp
 import numpy as np
 import pytest
 from astropy.io import fits
+from pydantic import ValidationError
 from stdpipe.cutouts import get_cutout, write_cutout
 
 from services.preview.files import Volume
 from services.preview.renderer import answer
-from shared.contracts.preview import CACHE_FOLDER, PICTURE_REQUEST, PictureMade, picture_key, picture_name
+from shared.contracts.preview import (
+    CACHE_FOLDER,
+    PICTURE_REPLY,
+    PICTURE_REQUEST,
+    PictureMade,
+    picture_key,
+    picture_name,
+)
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal
 from tests.support.gateway import Client, Gateway, gateway
 from tests.support.previews import COLUMNS, ROWS, pixels, scene, write
@@ -25,6 +35,32 @@ ANN = {"groups": ["survey"]}
 async def site(mongo_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     async with gateway(mongo_url, tmp_path / "volume") as running:
         yield running
+
+
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+async def test_what_a_service_plants_in_the_cache_is_not_read(
+    site: Gateway, ann: Client, task: int, tmp_path: Path, kind: str
+) -> None:
+    """It has the volume, but not what else the gateway could read, such as its environment."""
+    path = f"/tasks/{task}/preview/image.fits?width=16"
+    assert (await get(ann, path))[0].status == 200
+    (picture,) = (site.data_dir / CACHE_FOLDER).glob("*.jpg")
+    picture.unlink()
+    secret = tmp_path / "secret"
+    secret.write_text("password")
+    if kind == "link":
+        picture.symlink_to(secret)
+    else:
+        os.mkfifo(picture)
+    response, body = await get(ann, path)
+    assert (response.status, b"password" in body) == (503, False)
+
+
+@pytest.mark.parametrize("key", ["../../../secret", "/etc/secret", "a" * 39, "A" * 40, "a" * 40 + "\n"])
+def test_a_picture_has_no_other_name_than_a_digest(key: str) -> None:
+    with pytest.raises(ValidationError):
+        PICTURE_REPLY.validate_json(json.dumps({"kind": "made", "key": key, "size": 1}))
 
 
 class Service:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
@@ -10,7 +11,7 @@ import structlog
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from yarl import URL
 
-from tests.support.gateway import Client, Gateway, until
+from tests.support.gateway import Client, Gateway, gateway, until
 from tests.support.receiver import receiver
 
 SITE = {"callback_allow": "127.0.0.0/8", "max_upload_bytes": 1 << 22}
@@ -127,6 +128,19 @@ async def test_packed_bodies_do_not_unpack_without_end(ann: Client) -> None:
     status, answer = await ann.call("POST", "/tasks/", data=form, headers=headers)
     assert status in {400, 413, 415}, answer
     assert [row["id"] for row in await ann.ok("GET", "/tasks/")] == [task]
+
+
+async def test_headers_of_forms_are_neither_printed_nor_remembered(mongo_url: str, tmp_path: Path) -> None:
+    """By Python, as warnings that are new each time: any stranger could fill memory and logs through the login."""
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; x%d=1"\r\n\r\nx\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with gateway(mongo_url, tmp_path) as site, site.client("ann") as ann:
+        before = len(getattr(aiohttp.multipart, "__warningregistry__", {}))
+        for number in range(5):
+            for path in ("/auth/token/", "/auth/login/", "/tasks/"):
+                status, _ = await ann.call("POST", path, data=form % number, headers=headers)
+                assert status == 400
+        assert len(getattr(aiohttp.multipart, "__warningregistry__", {})) <= before + 1  # its version
 
 
 async def test_logs_hold_no_secrets(site: Gateway, ann: Client) -> None:

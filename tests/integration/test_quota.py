@@ -46,6 +46,15 @@ async def test_uploads_beyond_the_quota_are_refused_and_leave_nothing(site: Gate
     await ann.new_task(b"x" * 60_000)
 
 
+async def test_many_small_files_count_as_what_they_take(site: Gateway, ann: Client) -> None:
+    task = await ann.new_task(b"x")
+    for number in range(23):
+        await ann.ok("POST", f"/tasks/{task}/files/{number}.txt", data=form(1))
+    await refused(ann, f"/tasks/{task}/files/more.txt", data=form(1))
+    forget(site)
+    await refused(ann, "/tasks/", data=form(1))
+
+
 async def test_several_at_once_are_counted(site: Gateway, ann: Client) -> None:
     answers = await asyncio.gather(*(ann.call("POST", "/tasks/", data=form(30_000)) for _ in range(6)))
     assert sorted(status for status, _ in answers) == [201] * 3 + [413] * 3

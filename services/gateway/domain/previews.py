@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +145,20 @@ class Previews:
         return key, picture
 
     def _open(self, name: str) -> BinaryIO | None:
+        """Open a picture of the cache; None without one.
+
+        No link is followed: every service may write there, and what a gateway can read is not for all of them.
+        """
         try:
-            return (self._cache / name).open("rb")
-        except FileNotFoundError:
-            return None
+            fd = os.open(self._cache / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP}:
+                return None
+            raise
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return os.fdopen(fd, "rb")
+        os.close(fd)
+        return None
 
     async def _appearing(self, name: str) -> BinaryIO:
         end = time.monotonic() + _APPEARS_S
