@@ -39,6 +39,10 @@ if ((${#missing[@]})); then
         echo "apt-get failed; its output is in .stdweb/apt.log" >&2
         exit 1
     }
+    # nor is one started the next time that the machine is: what was not there before is ours alone
+    for service in rabbitmq-server prometheus; do
+        [[ " ${missing[*]} " != *" $service "* ]] || systemctl disable --quiet "$service" 2> /dev/null || true
+    done
 fi
 
 python=""

@@ -9,6 +9,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from shared import tracing
 from shared.broker import connect, delays_for
 from shared.logging import configure_logging
 from shared.settings import GatewaySettings
@@ -62,4 +63,9 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
 if __name__ == "__main__":
     settings = GatewaySettings()
     configure_logging(settings, "gateway")
-    sys.exit(uvloop.run(main(settings)))
+    tracing.begin("gateway")
+    try:
+        code = uvloop.run(main(settings))
+    finally:
+        tracing.end()
+    sys.exit(code)

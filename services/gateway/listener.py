@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from shared import tracing
 from shared.broker import Broker, BrokerUnavailable, Consumer, Delivery
 from shared.broker.topology import (
     DEAD_AT,
@@ -87,6 +88,7 @@ class Listener:
         await delivery.ack()
 
     async def _take(self, report: StepStarted | StepDone | StepFailed) -> None:
+        tracing.note(task=report.task_id, run=report.run_id, step=report.step, report=report.kind)
         with structlog.contextvars.bound_contextvars(task=report.task_id, run=report.run_id, step=report.step):
             if isinstance(report, StepStarted):
                 self._coordinator.signs.hear(report.step_id, report.attempt)

@@ -4,6 +4,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NoReturn
 
 import structlog
@@ -11,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import Histogram
 
+from shared import tracing
 from shared.metrics import REGISTRY
 
 from . import errors
@@ -26,6 +28,7 @@ PUBLIC: Final = re.compile(
 )
 SESSION_COOKIE: Final = "sessionid"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_UNTRACED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 
 REQUESTS: Final = Histogram(
@@ -61,7 +64,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     began = time.perf_counter()
     # never unbound: the task is the connection's, and its next request binds its own
     structlog.contextvars.bind_contextvars(request=request_id)
-    response = await _answer(request, handler, request_id)
+    with _traced(request):
+        response = await _answer(request, handler, request_id)
+        tracing.note(status=response.status, request=request_id)
+        if response.status >= 500:  # noqa: PLR2004
+            tracing.fail(f"status {response.status}")
     method = request.method if request.method in _METHODS else "other"  # anybody can think of methods
     if response.content_type == "text/event-stream":  # open for hours, which says nothing of how quick we are
         return response
@@ -70,6 +77,16 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         observe = _OBSERVE[method, response.status] = REQUESTS.labels(method, response.status).observe
     observe(time.perf_counter() - began)
     return response
+
+
+def _traced(request: web.Request) -> AbstractContextManager[object]:
+    route = request.match_info.route.resource
+    name = route.canonical.rstrip("/") if route is not None else "unknown"
+    if name in _UNTRACED or name.endswith("/events"):  # asked all the time, or open for hours
+        return nullcontext()
+    method = request.method if request.method in _METHODS else "other"
+    facts = {"http.request.method": method, "http.route": name}
+    return tracing.span(f"{method} {name}", "server", of=request.headers, facts=facts)
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:

@@ -86,6 +86,8 @@ class Run:
         Why it failed.
     callback
         Address that is told of its end, without its query; None when nobody wants to know.
+    trace
+        Trace of the request that began it; None when traces were off.
     """
 
     id: str
@@ -100,6 +102,7 @@ class Run:
     request: str | None = None
     error: str | None = None
     callback: str | None = None
+    trace: str | None = None
 
     @property
     def active(self) -> bool:

@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import Histogram
 from pydantic import ValidationError
 
+from shared import tracing
 from shared.broker import connect
 from shared.broker.topology import topology
 from shared.contracts.preview import (
@@ -61,8 +62,12 @@ def main() -> None:
     """Run the service until it is told to stop."""
     settings = PreviewSettings()
     configure_logging(settings, "preview")
+    tracing.begin("preview")
     with tempfile.TemporaryDirectory(prefix="stdweb-preview-") as folder:
-        asyncio.run(Service(settings, folder).run())
+        try:
+            asyncio.run(Service(settings, folder).run())
+        finally:
+            tracing.end()
 
 
 class Service:
@@ -141,6 +146,7 @@ class Service:
             return Refusal(
                 code="bad_message", error="The preview service does not understand the request.", status="fault"
             )
+        tracing.note(task=request.task_id, kind=request.kind)
         began = time.perf_counter()
         self._working += 1
         self._quiet.clear()
@@ -166,7 +172,8 @@ class Service:
     async def _drawn(self, request: PreviewRequest | CutoutRequest) -> PictureMade | Refusal:
         try:
             async with self._turns.turn(request.user):
-                return PICTURE_REPLY.validate_json(await self._pool.ask(request.model_dump_json().encode()))
+                with tracing.span("draw"):
+                    return PICTURE_REPLY.validate_json(await self._pool.ask(request.model_dump_json().encode()))
         except Crowded as error:
             return _BUSY if error.own else _FULL
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,13 +20,14 @@ from aio_pika.abc import (
 )
 from pydantic import BaseModel
 
+from .. import tracing
 from ..contracts.messages import Message
 from ..contracts.rpc import Rpc
 from .connection import open_connection
 from .delivery import AWAY, RabbitDelivery
 from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler
 from .rpc import Calls, serve
-from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, reply_queue, topology
+from .topology import LOSSY_LENGTH, REPLY_PREFIX, HeaderValue, Queue, Route, Topology, reply_queue, topology
 
 log = structlog.get_logger(__name__)
 
@@ -189,14 +191,15 @@ class RabbitBroker:
         headers: Mapping[str, HeaderValue] | None = None,
     ) -> None:
         """Publish durably; see `Broker`."""
-        body = aio_pika.Message(
-            message if isinstance(message, bytes) else message.model_dump_json().encode(),
-            headers=_headers(headers or {}),
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id=message_id,
-        )
-        await self._settled(self._send(self._publishing(), route, body))
+        with _sending(route, message_id):
+            body = aio_pika.Message(
+                message if isinstance(message, bytes) else message.model_dump_json().encode(),
+                headers=_headers({**(headers or {}), **tracing.carried()}),
+                content_type="application/json",
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                message_id=message_id,
+            )
+            await self._settled(self._send(self._publishing(), route, body))
 
     def _publishing(self) -> AbstractRobustChannel:
         publisher = self._publisher
@@ -252,16 +255,18 @@ class RabbitBroker:
         return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
 
     async def _send_to(self, route: Route, body: bytes, message_id: str, reply_to: str, useful_s: float) -> None:
-        message = aio_pika.Message(
-            body,
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT,
-            message_id=message_id,
-            correlation_id=message_id,
-            reply_to=reply_to or None,
-            expiration=useful_s,
-        )
-        await self._settled(self._send(self._publishing(), route, message))
+        with _sending(route, message_id):
+            message = aio_pika.Message(
+                body,
+                headers=_headers(tracing.carried()),
+                content_type="application/json",
+                delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT,
+                message_id=message_id,
+                correlation_id=message_id,
+                reply_to=reply_to or None,
+                expiration=useful_s,
+            )
+            await self._settled(self._send(self._publishing(), route, message))
 
     async def _take_replies(self, handler: Handler) -> str:
         queue = reply_queue(uuid.uuid4().hex)
@@ -282,7 +287,7 @@ class RabbitBroker:
                 declared = await _declare_queue(channel, self._queues[queue], robust=True)
             else:
                 declared = await channel.declare_queue(queue, passive=True)
-            return _Consumer(channel, declared, await declared.consume(self._receiver(handler)))
+            return _Consumer(channel, declared, await declared.consume(self._receiver(handler, queue)))
 
         return await self._persist(subscribe)
 
@@ -321,9 +326,13 @@ class RabbitBroker:
                 self._consumers.append(consumer)
                 return consumer
 
-    def _receiver(self, handler: Handler) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
+    def _receiver(
+        self, handler: Handler, queue: str | None = None
+    ) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
+        """Handle messages; those of a queue with a name are traced."""
+
         async def receive(message: AbstractIncomingMessage) -> None:
-            task = asyncio.create_task(_guarded(handler, RabbitDelivery(message)))
+            task = asyncio.create_task(_guarded(handler, RabbitDelivery(message), queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -365,8 +374,23 @@ def _headers(headers: Mapping[str, HeaderValue]) -> HeadersType:
     return dict(headers)
 
 
-async def _guarded(handler: Handler, delivery: RabbitDelivery) -> None:
+def _sending(route: Route, message_id: str) -> AbstractContextManager[object]:
+    # each asker has a queue of its own: its name is none of few
+    name = route.exchange or route.key
+    facts = {"messaging.system": "rabbitmq", "messaging.destination.name": name, "messaging.message.id": message_id}
+    return tracing.span(f"publish {name}", "producer", facts=facts)
+
+
+def _taking(delivery: RabbitDelivery, queue: str | None) -> AbstractContextManager[object]:
+    if queue is None or queue.startswith(REPLY_PREFIX):  # who has asked goes on in a span of its own
+        return nullcontext()
+    facts = {"messaging.system": "rabbitmq", "messaging.destination.name": queue}
+    return tracing.span(f"process {queue}", "consumer", of=delivery.headers, facts=facts)
+
+
+async def _guarded(handler: Handler, delivery: RabbitDelivery, queue: str | None) -> None:
     try:
-        await handler(delivery)
+        with _taking(delivery, queue):
+            await handler(delivery)
     except Exception:
         log.exception("message handler failed", message_id=delivery.message_id)

@@ -49,6 +49,7 @@ LOSSY_LENGTH: Final = 10_000  # messages; a gateway that slow shows gaps instead
 
 RPC_LENGTH: Final = 1_000  # requests that wait; more are refused
 REPLIES_EXPIRE_MS: Final = 60_000
+REPLY_PREFIX: Final = "reply."
 
 HeaderValue = str | int
 Argument = str | int
@@ -129,7 +130,7 @@ def reply_queue(asker: str) -> Queue:
     Neither exclusive nor deleted with its consumer: the process finds it again after a lost connection, which the
     broker may notice later than the process.
     """
-    name = f"reply.{asker}"
+    name = REPLY_PREFIX + asker
     return Queue(name, (reply_route(name),), {"x-expires": REPLIES_EXPIRE_MS}, "classic")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from .. import metrics
+from .. import metrics, tracing
 from ..broker import Broker, progress_route
 from ..contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 from ..contracts.steps import Step
@@ -118,17 +118,20 @@ class WorkedAttempt:
         beating = asyncio.create_task(self._beat())
         try:
             try:
-                child = await asyncio.wait_for(self._pool.get(), _CHILD_S)
+                with tracing.span("wait for a process"):
+                    child = await asyncio.wait_for(self._pool.get(), _CHILD_S)
             except TimeoutError:
                 return Repeat.NO_CHILD
             self._execution = Execution(child, self._step.time_limit_s, self._settings.step_memory_bytes)
             if self._stop is not None:
                 await self._execution.stop(self._stop)
-            outcome = await self._execution.run(self._job(), self._running)
-            result = self._judge(outcome, deaths, tries)
+            with tracing.span(f"run {self._step.name}"):
+                outcome = await self._execution.run(self._job(), self._running)
+                result = self._judge(outcome, deaths, tries)
             if not isinstance(result, _Result):
                 return result
-            report = await self._commit(result, outcome)
+            with tracing.span("commit"):
+                report = await self._commit(result, outcome)
         finally:
             if self._starting is not None:
                 self._starting.cancel()
@@ -219,6 +222,9 @@ class WorkedAttempt:
 
     def _judge(self, outcome: Outcome, deaths: int, tries: int) -> _Result | Repeat | None:
         label = outcome.stop or ("died" if outcome.answer is None else outcome.answer["t"])
+        if label != "done":
+            tracing.fail(str(label))
+        tracing.note(outcome=str(label), peak_memory_bytes=outcome.peak_memory_bytes)
         metrics.STEP_SECONDS.labels(self._step.name, str(label)).observe(outcome.seconds)
         metrics.STEP_MEMORY_BYTES.labels(self._step.name).observe(outcome.peak_memory_bytes)
         log.info(

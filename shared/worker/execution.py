@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from .. import metrics
+from .. import metrics, tracing
 from . import wire
 from .pool import Child
 from .procfs import members, memory_bytes, snapshot
@@ -87,6 +87,7 @@ class Execution:
         """
         began = time.monotonic()
         answer: wire.Frame | None = None
+        parts = tracing.Parts()
         guards = [asyncio.create_task(self._guard_time()), asyncio.create_task(self._guard_memory())]
         try:
             await self._child.begin(job)
@@ -101,12 +102,14 @@ class Execution:
                         self.live.news = True
                     case "progress":
                         self.live.fraction, self.live.phase = frame["fraction"], frame["phase"]
+                        parts.begin(self.live.phase)
                         self.live.news = True
                     case _:
                         answer = frame
         except wire.WireClosed:
             pass
         finally:
+            parts.end()
             for guard in guards:
                 guard.cancel()
             await asyncio.gather(*guards, return_exceptions=True)

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from pydantic import ValidationError
 
-from .. import metrics
+from .. import metrics, tracing
 from ..broker import (
     CHILD_DEATHS,
     Broker,
@@ -107,6 +107,7 @@ class StepHandler:
         structlog.contextvars.bind_contextvars(
             task_id=message.task_id, run_id=message.run_id, step_id=message.step_id, step=message.step
         )
+        tracing.note(task=message.task_id, run=message.run_id, step=message.step, attempt=message.attempt)
         self._handling += 1
         self._idle.clear()
         try:
@@ -211,6 +212,7 @@ class StepHandler:
 
     def _decided(self, request: _Request, decision: str) -> None:
         metrics.MESSAGES.labels(request.message.step, decision).inc()
+        tracing.note(decision=decision)
         log.info("step message", decision=decision)
 
     # ---- working

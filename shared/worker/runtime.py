@@ -45,17 +45,22 @@ def main(service: str, specs: Iterable[StepSpec], requests: Iterable[RequestSpec
 
         run_fork_server(int(sys.argv[sys.argv.index(FORK_SERVER) + 1]), service, {**steps, **asked})
         return
+    from .. import tracing
     from ..logging import configure_logging
     from ..settings import WorkerSettings
 
     settings = WorkerSettings()
     configure_logging(settings, service)
+    tracing.begin(service)
     if only := set(settings.only):
         if unknown := only - {*steps, *asked}:
             sys.exit(f"STDWEB_ONLY: {service} has no {', '.join(sorted(unknown))}, but {', '.join((*steps, *asked))}")
         steps = {name: spec for name, spec in steps.items() if name in only}
         asked = {name: spec for name, spec in asked.items() if name in only}
-    asyncio.run(_serve(service, steps, asked, settings))
+    try:
+        asyncio.run(_serve(service, steps, asked, settings))
+    finally:
+        tracing.end()
 
 
 async def _serve(

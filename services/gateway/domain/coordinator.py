@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from shared import tracing
 from shared.broker import Broker, BrokerUnavailable, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepMessage, StepStarted
 from shared.contracts.states import StepStatus
@@ -202,7 +203,8 @@ class Coordinator:
         )
         sign = self.signs.of(step.id, step.attempt)
         sign.owed = True
-        await self.broker.publish(step_route(step.name), message, message_id=step.id)
+        with tracing.belonging(run.trace):
+            await self.broker.publish(step_route(step.name), message, message_id=step.id)
         sign.owed = False
         sign.published = asyncio.get_running_loop().time()
 

@@ -42,6 +42,8 @@ class Request:
         Address to be told of the end; None when nobody wants to know.
     viewer
         Who asks, with what they may see; None for somebody who may see only their own tasks.
+    trace
+        Trace that it belongs to; None when traces are off.
     """
 
     user: str
@@ -50,6 +52,7 @@ class Request:
     key: str | None = None
     callback_url: str | None = None
     viewer: User | None = None
+    trace: str | None = None
 
     @property
     def digest(self) -> str | None:
@@ -76,6 +79,7 @@ def start(task: Task, request: Request, *, run_id: str, asked: dict[str, Any], a
         key=request.key,
         request=request.digest,
         callback=None if request.callback_url is None else shown(request.callback_url),
+        trace=request.trace,
     )
     run = _turn(run, admit)
     return replace(

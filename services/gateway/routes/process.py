@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from shared import tracing
 from shared.contracts import states
 from shared.contracts.steps import STEPS
 
@@ -71,7 +72,8 @@ async def process(request: web.Request) -> web.Response:
         await request.app[CALLBACKS].check(request[USER].name, url)
     user = request[USER]
     await request.app[QUOTA].check(task.user)
-    asked = Request(user.name, start.steps, start.config, idempotency_key(request), url, viewer=user)
+    trace = tracing.carried().get(tracing.HEADER)
+    asked = Request(user.name, start.steps, start.config, idempotency_key(request), url, viewer=user, trace=trace)
     task = await request.app[COORDINATOR].process(task, asked)
     run = task.run
     if run is None:

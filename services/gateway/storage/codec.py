@@ -27,6 +27,7 @@ def run_to_doc(run: Run) -> Doc:
         "request": run.request,
         "error": run.error,
         "callback": run.callback,
+        **({"trace": run.trace} if run.trace else {}),
         "steps": [
             {
                 "id": step.id,
@@ -73,6 +74,7 @@ def run_from_doc(doc: Doc) -> Run:
         request=doc.get("request"),
         error=doc.get("error"),
         callback=doc.get("callback"),
+        trace=doc.get("trace"),
     )
 
 

@@ -29,7 +29,7 @@ _BATCH: Final = 20
 _MAX_CONFIGS: Final = 4 * 2**20  # characters of configs in one answer
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
 _STATE: Final = ("state", "user", "groups", "created", "run.id", "run.status")
-_RUN: Final = ("id", "at", "user", "steps", "status", "ended")
+_RUN: Final = ("id", "at", "user", "steps", "status", "ended", "trace")
 _ACTIVE: Final = ("original_name", "user", "groups", "created", "seq", "rev", *(f"run.{name}" for name in _RUN))
 
 
