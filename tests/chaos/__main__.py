@@ -24,8 +24,8 @@ from .driver import CLIENTS, Part, Result
 from .stack import ROOT, SHORT_LEASES, VOLUME_BYTES
 
 _INSIDE: Final = "CHAOS_NAMESPACE"
-_PART: Final = 125
-_LANES: Final = 4
+_PART: Final = 200
+_LANES: Final = 6
 _FEW_CLIENTS: Final = 2
 _GRACE_S: Final = 3.0
 

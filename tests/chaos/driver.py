@@ -26,7 +26,7 @@ from .stack import USER, WORKERS, Stack
 CLIENTS: Final = 6
 _GAP_S: Final = (0.2, 1.5)
 _FAULTS_A_RUN: Final = 2.0  # or fewer: what stands still all the time cannot be broken
-_RUNS_BETWEEN: Final = 4  # runs end after a fault that stops all, before the next of these
+_RUNS_BETWEEN: Final = 3  # runs end after a fault that stops all, before the next of these
 _PATIENCE_S: Final = 90.0  # with runs that do not end
 _RECOVER_S: Final = 60.0
 _SETTLE_S: Final = 120.0  # longer than a callback waits whose gateway has died
@@ -86,7 +86,6 @@ class Part:
         self._stack = Stack(folder, settings)
         self._folder = folder
         self._busy: set[str] = set()
-        self._stopped = False
         self._ends_wanted = 0
         self._aftermath: set[asyncio.Task[None]] = set()
 
@@ -137,8 +136,12 @@ class Part:
     # ---- faults
 
     async def _torment(self) -> None:
-        plan = iter(self._plan)
-        await asyncio.gather(*(self._lane(plan) for _ in range(self._lanes)))
+        if self._lanes == 1:
+            await self._lane(iter(self._plan))
+        else:  # what stops all has a lane of its own, or the others would soon wait for it
+            ones = iter([fault for fault in self._plan if not faults.stops_all(fault)])
+            alls = iter([fault for fault in self._plan if faults.stops_all(fault)])
+            await asyncio.gather(self._lane(alls), *(self._lane(ones) for _ in range(self._lanes - 1)))
         await asyncio.gather(*self._aftermath)
 
     async def _lane(self, plan: Iterator[Fault]) -> None:
@@ -153,11 +156,8 @@ class Part:
     async def _pace(self, fault: Fault) -> None:
         """Wait until runs have ended since the last faults, or for some time."""
         deadline = time.monotonic() + _PATIENCE_S
-        least = (fault.number - self._lanes) / _FAULTS_A_RUN
+        least = (len(self._result.faults) - self._lanes) / _FAULTS_A_RUN
         if faults.stops_all(fault):
-            while self._stopped:  # two at once are one for all that they stop
-                await asyncio.sleep(0.1)
-            self._stopped = True
             least = max(least, self._ends_wanted)
         while len(self._load.ended) < least and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
@@ -182,7 +182,6 @@ class Part:
             self._busy.discard(victim)
             lifted = time.monotonic()
             if faults.stops_all(fault):
-                self._stopped = False
                 self._ends_wanted = len(self._load.ended) + _RUNS_BETWEEN
             line["ended"] = time.time()
             log.info("fault over", number=fault.number, after_s=round(lifted - began, 2))

@@ -67,7 +67,7 @@ class Kind:
     victims: tuple[str, ...]
     hold_s: tuple[float, float]
     do: Callable[[Stack, Fault], "contextlib.AbstractAsyncContextManager[None]"]
-    share: int = 2
+    share: int = 1
 
 
 @asynccontextmanager
@@ -174,27 +174,27 @@ _TO_STORE = tuple(f"{name} > store" for name in (*GATEWAYS, "all"))
 _LINKS = (*_TO_BROKER, *_TO_STORE)
 
 KINDS: Final[dict[str, Kind]] = {
-    "kill gateway": Kind(GATEWAYS, (0, 0), _kill, 3),
-    "kill worker": Kind(SERVICES, (0, 0), _kill),
-    "kill child": Kind(WORKERS, (0, 0), _kill_child, 5),
-    "kill fork server": Kind(WORKERS, (0, 0), _kill_fork_server),
-    "kill broker": Kind(BROKER, (0, 0), _kill, 1),
+    "kill gateway": Kind(GATEWAYS, (0, 0), _kill, 4),
+    "kill worker": Kind(SERVICES, (0, 0), _kill, 3),
+    "kill child": Kind(WORKERS, (0, 0), _kill_child, 7),
+    "kill fork server": Kind(WORKERS, (0, 0), _kill_fork_server, 3),
+    "kill broker": Kind(BROKER, (0, 0), _kill),
     "kill store": Kind(STORE, (0, 0), _kill),
-    "restart gateway": Kind(GATEWAYS, (0, 0), _restart, 3),
-    "restart worker": Kind(SERVICES, (0, 0), _restart),
-    "restart broker": Kind(BROKER, (0, 0), _restart, 1),
+    "restart gateway": Kind(GATEWAYS, (0, 0), _restart, 4),
+    "restart worker": Kind(SERVICES, (0, 0), _restart, 3),
+    "restart broker": Kind(BROKER, (0, 0), _restart),
     "restart store": Kind(STORE, (0, 0), _restart),
-    "freeze gateway": Kind(GATEWAYS, (6, 16), _freeze, 3),
-    "freeze worker": Kind(SERVICES, (8, 18), _freeze, 3),
-    "freeze child": Kind(WORKERS, (6, 16), _freeze_child, 3),
-    "freeze broker": Kind(BROKER, (4, 12), _freeze, 1),
-    "freeze store": Kind(STORE, (4, 12), _freeze, 1),
-    "refuse": Kind(_LINKS, (2, 8), _cut_off(Mode.REFUSE), 4),
-    "black hole": Kind(_LINKS, (6, 18), _cut_off(Mode.BLACK_HOLE), 3),
-    "slow": Kind(_LINKS, (4, 10), _cut_off(Mode.SLOW), 3),
-    "reset": Kind(_LINKS, (0, 0.5), _cut_off(Mode.RESET), 6),
-    "disk full": Kind(VOLUME, (3, 10), _fill, 3),
-    "broker's disk alarm": Kind(BROKER, (3, 10), _alarm, 1),
+    "freeze gateway": Kind(GATEWAYS, (6, 14), _freeze, 4),
+    "freeze worker": Kind(SERVICES, (8, 14), _freeze, 4),
+    "freeze child": Kind(WORKERS, (6, 12), _freeze_child, 4),
+    "freeze broker": Kind(BROKER, (4, 10), _freeze),
+    "freeze store": Kind(STORE, (4, 10), _freeze),
+    "refuse": Kind(_LINKS, (2, 6), _cut_off(Mode.REFUSE), 5),
+    "black hole": Kind(_LINKS, (6, 14), _cut_off(Mode.BLACK_HOLE), 4),
+    "slow": Kind(_LINKS, (4, 8), _cut_off(Mode.SLOW), 4),
+    "reset": Kind(_LINKS, (0, 0.5), _cut_off(Mode.RESET), 8),
+    "disk full": Kind(VOLUME, (3, 8), _fill, 2),
+    "broker's disk alarm": Kind(BROKER, (3, 8), _alarm),
 }
 
 
