@@ -26,6 +26,7 @@ from .stack import USER, WORKERS, Stack
 CLIENTS: Final = 6
 _GAP_S: Final = (0.2, 1.5)
 _FAULTS_A_RUN: Final = 2.0  # or fewer: what stands still all the time cannot be broken
+_FOR_ALL: Final = 2  # lanes for what stops all
 _RUNS_BETWEEN: Final = 3  # runs end after a fault that stops all, before the next of these
 _PATIENCE_S: Final = 90.0  # with runs that do not end
 _RECOVER_S: Final = 60.0
@@ -138,10 +139,11 @@ class Part:
     async def _torment(self) -> None:
         if self._lanes == 1:
             await self._lane(iter(self._plan))
-        else:  # what stops all has a lane of its own, or the others would soon wait for it
+        else:  # what stops all has lanes of its own, or the others would soon wait for it
             ones = iter([fault for fault in self._plan if not faults.stops_all(fault)])
             alls = iter([fault for fault in self._plan if faults.stops_all(fault)])
-            await asyncio.gather(self._lane(alls), *(self._lane(ones) for _ in range(self._lanes - 1)))
+            lanes = [self._lane(alls if lane < _FOR_ALL else ones) for lane in range(max(self._lanes, _FOR_ALL + 1))]
+            await asyncio.gather(*lanes)
         await asyncio.gather(*self._aftermath)
 
     async def _lane(self, plan: Iterator[Fault]) -> None:
