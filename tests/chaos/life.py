@@ -32,6 +32,7 @@ _LOOKS: Final = {
     "photometry_done": ("photometry.log", "objects.vot"),
     "subtraction_done": ("subtraction.log", "sub_diff.fits"),
 }
+_GAIN: Final = 1.8  # e-/ADU, of the images: a subtraction with a wrong one finds no star that fits
 _WIDTHS_PIX: Final = (16, 64, 300)
 
 
@@ -66,7 +67,7 @@ class Life:
         await self._make(content)
         for _ in range(dice.randint(1, 3)):
             if dice.random() < 0.3:
-                await self._set_config({"gain": 1.0 + self._edits})
+                await self._set_config({"gain": round(_GAIN + 0.01 * self._edits, 2)})
             if picture.good and dice.random() < 0.25:
                 await self._edit()
             if dice.random() < 0.4:

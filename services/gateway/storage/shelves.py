@@ -7,8 +7,11 @@ it. An id is put on a shelf before its text, and that before the task is there; 
 is cut off leaves an id without a task, which is skipped and dropped.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
+
+from pymongo.errors import DuplicateKeyError
 
 from ..model import Task
 from .store import Store, answering
@@ -36,16 +39,18 @@ class Shelves:
         self._texts = store.collection("texts")
 
     async def put(self, task: Task) -> None:
-        """Put a task on the newest shelf of its owner."""
+        """Put a task on the newest shelf of its owner; two gateways may be at the same request."""
         async with answering():
             async for shelf in self._shelves.find({"user": task.user, "open": True}, {"ids": 1}):
                 if len(shelf["ids"]) < ROWS:
-                    await self._shelves.update_one({"_id": shelf["_id"]}, {"$push": {"ids": task.id}})
+                    await self._shelves.update_one({"_id": shelf["_id"]}, {"$addToSet": {"ids": task.id}})
                     await self._texts.update_one({"_id": shelf["_id"]}, {"$set": {_row(task.id): row_of(task)}})
                     return
                 await self._shelves.update_one({"_id": shelf["_id"]}, {"$set": {"open": False}})
-            await self._texts.insert_one({"_id": task.id, "user": task.user, "rows": {}})
-            await self._shelves.insert_one({"_id": task.id, "user": task.user, "open": True, "ids": [task.id]})
+            with contextlib.suppress(DuplicateKeyError):
+                await self._texts.insert_one({"_id": task.id, "user": task.user, "rows": {}})
+            with contextlib.suppress(DuplicateKeyError):
+                await self._shelves.insert_one({"_id": task.id, "user": task.user, "open": True, "ids": [task.id]})
             await self._texts.update_one({"_id": task.id}, {"$set": {_row(task.id): row_of(task)}})
 
     async def hold(self, task: Task) -> bool:
