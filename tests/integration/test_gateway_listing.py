@@ -200,6 +200,20 @@ async def test_a_task_whose_making_was_cut_off_is_forgotten(site: Gateway, ann: 
     assert (await ann.ok("GET", "/tasks/?limit=10"))["count"] == 1
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first task of its owner", "one more"])
+async def test_a_task_that_two_gateways_make_at_once_is_listed_once(site: Gateway, ann: Client, first: bool) -> None:
+    others = [] if first else [await ann.new_task()]
+    task = some(["ann"], len(others) + 1)[-1]
+    tasks = Tasks(site.store)
+    # both have looked before either has put it there
+    assert await asyncio.gather(tasks.shelves.hold(task), tasks.shelves.hold(task)) == [False, False]
+    await asyncio.gather(tasks.shelves.put(task), tasks.shelves.put(task))
+    assert sorted(await asyncio.gather(tasks.insert(task, "k"), tasks.insert(task, "k"))) == [False, True]
+    assert await listed(ann) == [task.id, *others]
+    assert (await ann.ok("GET", "/tasks/?limit=10"))["count"] == len(others) + 1
+    assert await listed(ann, "?query=stra") == [task.id]
+
+
 class Finds(monitoring.CommandListener):
     """Keeps the questions that are asked about tasks, and how many documents came."""
 
