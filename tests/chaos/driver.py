@@ -25,7 +25,7 @@ from .stack import USER, WORKERS, Stack
 
 CLIENTS: Final = 6
 _GAP_S: Final = (0.2, 1.5)
-_FAULTS_A_RUN: Final = 2.0  # or fewer: what stands still all the time cannot be broken
+_FAULTS_A_RUN: Final = 3.0  # or fewer: what stands still all the time cannot be broken
 _FOR_ALL: Final = 2  # lanes for what stops all
 _RUNS_BETWEEN: Final = 3  # runs end after a fault that stops all, before the next of these
 _PATIENCE_S: Final = 90.0  # with runs that do not end
@@ -216,9 +216,13 @@ class Part:
 
     async def _taken_over(self, task_id: int, step: dict[str, Any], line: dict[str, Any], began: float) -> None:
         """Measure how long a step takes whose worker was hit: until another has it, and to its end."""
-        others = [name for name in WORKERS if name != line["victim"]]
+        others, fault_of_worker = [name for name in WORKERS if name != line["victim"]], line["kind"] == "kill worker"
         while time.monotonic() < began + 2 * _RECOVER_S:
-            if "taken_s" not in line and any(task_id in faults.tasks_of(self._stack, name) for name in others):
+            if (
+                fault_of_worker
+                and "taken_s" not in line
+                and any(task_id in faults.tasks_of(self._stack, name) for name in others)
+            ):
                 line["taken_s"] = round(time.monotonic() - began, 2)
             current = await asyncio.to_thread(self._current, task_id)
             if current != {} and (current is None or current["id"] != step.get("id")):

@@ -286,4 +286,4 @@ async def ready_for(stack: Stack, fault: Fault) -> None:
 async def _until(condition: Callable[[], object], within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)

@@ -105,7 +105,7 @@ class Life:
     # ---- a run
 
     def _steps(self) -> tuple[str, ...]:
-        if not self._picture.dear or self._dice.random() < 0.4:
+        if not self._picture.dear or self._dice.random() < 0.6:
             return self._dice.choice(_CHEAP)
         return self._dice.choice(_DEAREST if self._template else _DEAR)
 
