@@ -17,7 +17,7 @@ def rendered(folder: str) -> tuple[Document, ...]:
     """Render a folder of deploy/k8s with kubectl's kustomize."""
     done = run(program("kubectl"), "kustomize", f"deploy/k8s/{folder}")
     assert done.returncode == 0, done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def overlay(name: str) -> tuple[Document, ...]:
