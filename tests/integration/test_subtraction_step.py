@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from shared.contracts.results import SUB_TARGETS_FILE, SubtractionMeasurements
 from shared.contracts.steps import STEPS
@@ -331,6 +332,15 @@ def test_images_without_common_stars(tmp_path: Path) -> None:
 
 
 def test_all_stars_saturated(fresh: Task) -> None:
+    image = fits.getdata(fresh.folder / "image.fits")
+    low, level = np.percentile(image, (15.865, 50))
+    with fits.open(fresh.folder / "mask.fits", mode="update") as hdus:
+        hdus[0].data[ndimage.binary_dilation(image > level + 8 * (level - low), iterations=2)] = 1
+    message = refused(fresh, DataError, "No star of the image is clean enough").user_message
+    assert "Check the masks and the saturation level" in message
+
+
+def test_nearly_all_pixels_masked(fresh: Task) -> None:
     with fits.open(fresh.folder / "mask.fits", mode="update") as hdus:
         hdus[0].data[:] = 1
         hdus[0].data[::40, ::40] = 0
