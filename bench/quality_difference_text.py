@@ -24,7 +24,9 @@ are chosen unless `filter_prefilter` is off; what that costs is in the last colu
 """
 
 FILTERS_TEXT = """What the filters of the search cost and win, in {fields} of the fields. `filter_prefilter` drops what
-has not the shape of a star, `filter_adjust` what a small shift, scale or blur of the template explains.
+has not the shape of a star, `filter_adjust` what a small shift, scale or blur of the template explains. The latter has
+nothing to do where the kernel fits as well as here; it is for shapes and positions of stars that vary over a frame in
+another way than the kernel can follow, which these fields do not have.
 """
 
 POSITIONS_TEXT = """## Positions
