@@ -59,6 +59,7 @@ def test_an_image_runs_as_nobody_special_with_health_and_labels(image: str) -> N
     wanted = {"title", "description", "licenses", "version", "revision"}
     assert {name.removeprefix("org.opencontainers.image.") for name in labels(image)} == wanted
     assert labels(image)["org.opencontainers.image.title"] == f"stdweb-{image}"
+    assert labels("base") == {"org.opencontainers.image.base.name": "docker.io/library/${PYTHON_IMAGE}"}
     port = environment(image).get("STDWEB_HEALTH_PORT") or environment(image)["STDWEB_PORT"]
     assert words["EXPOSE"] == port
     assert environment(image).get("STDWEB_HEALTH_HOST") or environment(image)["STDWEB_HOST"] == "0.0.0.0"
@@ -85,11 +86,14 @@ def test_the_gateway_s_image_has_nothing_scientific() -> None:
     assert locked(DOCKER / "worker.lock").keys() >= SCIENTIFIC
 
 
-def test_the_gateway_and_the_command_line_run_with_what_is_in_their_image() -> None:
-    inside, outside = modules_of(DOCKER / "gateway.lock")
+@pytest.mark.parametrize(
+    ("image", "packages"),
+    [("gateway", "services.gateway,stdweb.cli,stdweb.site,shared.probe"), ("worker", "stdweb.cli,shared.probe")],
+)
+def test_the_gateway_and_the_command_line_run_with_what_is_in_their_image(image: str, packages: str) -> None:
+    inside, outside = modules_of(DOCKER / f"{image}.lock")
     assert "pydantic" in inside
     assert "pytest" in outside
-    packages = "services.gateway,stdweb.cli,stdweb.site,shared.probe"
     done = run(sys.executable, "-W", "ignore", "-c", IMPORT_ALL, ",".join(outside), packages)
     assert done.returncode == 0, done.stderr
 
@@ -153,8 +157,3 @@ def test_the_health_check_asks_the_process(name: str) -> None:
     assert not ready({name: str(port)})
     with answering(503) as port:
         assert not ready({name: str(port)})
-
-
-def test_the_health_check_of_a_gateway_with_tls_speaks_tls() -> None:
-    with answering(200) as port:
-        assert not ready({"STDWEB_PORT": str(port), "STDWEB_TLS_CERTIFICATE": "/etc/tls.pem"})

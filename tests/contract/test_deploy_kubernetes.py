@@ -143,7 +143,7 @@ def test_production_stands_the_loss_of_a_node() -> None:
         spec = deployment["spec"]["template"]["spec"]
         assert spec["topologySpreadConstraints"]
         heavy = spec["priorityClassName"] == "stdweb-heavy"
-        assert (spec.get("nodeSelector") == {"stdweb.io/heavy": "true"}) == heavy
+        assert (spec.get("nodeSelector") == {"stdweb/heavy": "true"}) == heavy
         assert bool(spec.get("tolerations")) == heavy
     for claim in of_kind(documents, "PersistentVolumeClaim").values():
         assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
