@@ -24,13 +24,14 @@ from .pictures import make_pictures
 from .stack import USER, WORKERS, Stack
 
 CLIENTS: Final = 6
-_GAP_S: Final = (0.2, 1.5)
+_GAP_S: Final = (0.5, 3.0)
 _FAULTS_A_RUN: Final = 3.0  # or fewer: what stands still all the time cannot be broken
 _FOR_ALL: Final = 2  # lanes for what stops all
 _RUNS_BETWEEN: Final = 3  # runs end after a fault that stops all, before the next of these
 _PATIENCE_S: Final = 90.0  # with runs that do not end
 _RECOVER_S: Final = 60.0
 _SETTLE_S: Final = 120.0  # longer than a callback waits whose gateway has died
+_QUIET_S: Final = 0.5
 _MET_S: Final = 1.0  # of a fault that is over at once
 _ATTENTION_S: Final = 60.0  # given to the aftermath of a fault before the next one, where one comes after another
 
@@ -88,6 +89,7 @@ class Part:
         self._folder = folder
         self._busy: set[str] = set()
         self._ends_wanted = 0
+        self._quiet_s = 0.0
         self._aftermath: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Result:
@@ -100,7 +102,16 @@ class Part:
             ledger = Ledger(self._folder / "ledger.jsonl")
             called = Called(ledger, random.Random(f"{self._result.seed}/called"))
             await called.start()
-            self._load = Load(self._stack.gateways, tokens, pictures, ledger, seed=self._result.seed, called=called)
+            self._load = Load(
+                self._stack.gateways,
+                tokens,
+                pictures,
+                ledger,
+                seed=self._result.seed,
+                called=called,
+                clock=lambda: self._quiet_s,
+            )
+            watch = asyncio.create_task(self._count_quiet())
             await self._load.start()
             url = f"mongodb://127.0.0.1:{self._stack.ports['store']}/?retryWrites=false"
             client = pymongo.MongoClient(url, serverSelectionTimeoutMS=1000, socketTimeoutMS=5000)
@@ -115,6 +126,7 @@ class Part:
             await called.close()
             ledger.close()
             client.close()
+            watch.cancel()
         finally:
             left = await self._stack.stop()
         verdict.violations += [Violation("process outlives the stack", command) for command in left]
@@ -127,6 +139,13 @@ class Part:
         async with await Admin.connect(self._stack.store.url) as admin:
             await admin.add_user(USER)
             return [await admin.create_token(USER) for _ in range(self._clients)]
+
+    async def _count_quiet(self) -> None:
+        """Count the time in which nothing is done to the stack, and all of it can be used."""
+        while True:
+            await asyncio.sleep(_QUIET_S)
+            if not self._busy and await asyncio.to_thread(self._stack.ready):
+                self._quiet_s += _QUIET_S
 
     async def _first_end(self) -> None:
         """Wait until the stack has done something, so that what is slow once is not taken for a wound."""

@@ -5,6 +5,7 @@ import hashlib
 import random
 import struct
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +16,8 @@ from .ledger import Ledger
 from .pictures import Picture
 
 _POLL_S: Final = 0.25
-_RUN_S: Final = 150.0
+_RUN_S: Final = 150.0  # on the clock of the load, which stands still while the stack is being tormented
+_RUN_AT_MOST_S: Final = 900.0
 _EDIT_S: Final = 300.0  # the image is closed for so long to others when the gateway that edits it dies
 _CHEAP: Final = (
     ("inspect",),
@@ -45,6 +47,7 @@ class Notes:
     keep: bool = True
     stopping: bool = False
     ended: list[tuple[float, float]] = field(default_factory=list)
+    clock: Callable[[], float] = time.monotonic
 
 
 class Life:
@@ -120,7 +123,7 @@ class Life:
         if called is not None:
             body["callback_url"] = called.url
             facts["callback"] = True
-        began = time.monotonic()
+        began, late = time.monotonic(), self._lateness()
         answer = await self._caller.change(
             "process", "POST", f"/tasks/{self._task}/process/", keyed=True, facts=facts, json=body
         )
@@ -128,7 +131,7 @@ class Life:
         meddling = asyncio.create_task(self._meddle(run_id))
         try:
             watch = self._follow if dice.random() < 0.4 else self._poll
-            state = await watch(run_id, began)
+            state = await watch(run_id, late)
         finally:
             await meddling
         if state is None:
@@ -162,7 +165,12 @@ class Life:
         except GaveUp as error:
             self._notes.ledger.note("trouble", "gave up", why=str(error))
 
-    async def _poll(self, run_id: str, began: float) -> str | None:
+    def _lateness(self) -> Callable[[], bool]:
+        """Give what tells whether a run that begins now should have ended."""
+        began, clock = time.monotonic(), self._notes.clock()
+        return lambda: self._notes.clock() - clock > _RUN_S or time.monotonic() - began > _RUN_AT_MOST_S
+
+    async def _poll(self, run_id: str, late: Callable[[], bool]) -> str | None:
         """Ask for the state until the run has ended."""
         while True:
             seen = expect(await self._caller.read(f"/tasks/{self._task}/state/"), 200).json()
@@ -170,17 +178,16 @@ class Life:
                 return self._saw(run_id, seen["state"], "asked")
             if seen["celery_id"] != run_id:
                 raise Wrong(f"task {self._task} runs {seen['celery_id']} instead of {run_id}")
-            if time.monotonic() - began > _RUN_S:
-                self._notes.ledger.note("trouble", "late", task=self._task, run=run_id, after_s=_RUN_S)
+            if late():
+                self._notes.ledger.note("trouble", "late", task=self._task, run=run_id)
                 return None
             await asyncio.sleep(_POLL_S)
 
-    async def _follow(self, run_id: str, began: float) -> str | None:
+    async def _follow(self, run_id: str, late: Callable[[], bool]) -> str | None:
         """Be told of the end of the run."""
-        patience_s = _RUN_S - (time.monotonic() - began)
         ended: set[str] = set()
         try:
-            async with aclosing(self._caller.follow(f"/tasks/{self._task}/events/", patience_s)) as events:
+            async with aclosing(self._caller.follow(f"/tasks/{self._task}/events/", late)) as events:
                 async for name, data in events:
                     if name == "end" and data["reason"] in {"deleted", "forbidden"}:
                         raise Wrong(f"events of task {self._task}: {data}")
@@ -196,7 +203,7 @@ class Life:
                     if "running" not in data["state"]:
                         return self._saw(run_id, data["state"], "told")
         except GaveUp:
-            self._notes.ledger.note("trouble", "late", task=self._task, run=run_id, after_s=_RUN_S)
+            self._notes.ledger.note("trouble", "late", task=self._task, run=run_id)
         return None
 
     def _saw(self, run_id: str, state: str, how: str) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import time
+from collections.abc import Callable
 
 from .called import Called
 from .caller import Caller, GaveUp, Wrong
@@ -23,6 +25,8 @@ class Load:
         What they upload.
     called
         Whom the gateways call at the end of some runs; None for nobody.
+    clock
+        By it a run must end in time, seconds.
     keep
         Whether most tasks are kept, to be judged; without they are all deleted, and the load is the same for ever.
     """
@@ -36,10 +40,11 @@ class Load:
         *,
         seed: str,
         called: Called | None = None,
+        clock: Callable[[], float] = time.monotonic,
         keep: bool = True,
     ) -> None:
         self._pictures = pictures
-        self._notes = Notes(ledger, called, keep)
+        self._notes = Notes(ledger, called, keep, clock=clock)
         self._callers = [Caller(urls, token, ledger, number) for number, token in enumerate(tokens)]
         self._random = [random.Random(f"{seed}/client-{number}") for number in range(len(tokens))]
         self._clients: list[asyncio.Task[None]] = []
