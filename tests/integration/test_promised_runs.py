@@ -146,7 +146,10 @@ async def test_while_it_is_being_undone_the_same_request_is_told_to_wait(mongo_u
             await second.coordinator.process(await second.tasks.get(1), ASKED)
 
 
-async def test_a_report_that_comes_again_clears_what_a_death_has_left(site: Gateway, ann: Client) -> None:
+@pytest.mark.parametrize("another", [False, True], ids=["the last run", "another run has begun"])
+async def test_a_report_that_comes_again_clears_what_a_death_has_left(
+    site: Gateway, ann: Client, another: bool
+) -> None:
     site.worker.hold = {"inspect"}
     task = await ann.new_task()
     run_id = (await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]}))["celery_id"]
@@ -155,6 +158,8 @@ async def test_a_report_that_comes_again_clears_what_a_death_has_left(site: Gate
     coordinator = site.app[keys.COORDINATOR]
     await coordinator.done(report)
     assert (await ann.ended(task))["state"] == "inspect_done"
+    if another:
+        await ann.ok("POST", f"/tasks/{task}/process/", json={"steps": ["inspect"]})
     scratch = site.data_dir / "tasks" / str(task) / ".work" / run_id
     scratch.mkdir(parents=True)  # as when the gateway dies between the store and the folder
     await coordinator.done(report)

@@ -315,11 +315,11 @@ class Coordinator:
             except Changed:
                 continue
             self.signs.forget(step_id)
+            if not new.running:
+                await self.fences.clear(task_id, run_id)
             await self.go_on(new)
             await self._release_waiting(new)
             await self.release(run.user, step.name, began)
-            if not new.running:
-                await self.fences.clear(task_id, run_id)
             return
 
     async def _fail(
@@ -339,13 +339,13 @@ class Coordinator:
         if new is not None and new.run is not None:
             self.signs.forget(step_id)
             name = next(step.name for step in new.run.steps if step.id == step_id)
-            await self.release(new.run.user, name, began)
             await self.fences.clear(task_id, run_id)
+            await self.release(new.run.user, name, began)
 
     async def _clear_ended(self, task_id: int, run_id: str) -> None:
         """Remove what is left of a run, if it has ended: who ended it may have died, or not known it, before that."""
-        task = await self.tasks.get(task_id)
-        if task is not None and task.run is not None and task.run.id == run_id and not task.running:
+        found = await self.tasks.find_run(task_id, run_id)  # another may have begun since
+        if found is not None and not found[1].active:
             await self.fences.clear(task_id, run_id)
 
     async def go_on(self, task: Task) -> None:
