@@ -82,9 +82,13 @@ soak: ## a steady load for MINUTES=30: the memory of every process must stay (do
 	@bash scripts/setup.sh tests
 	@$(PYTHON_IN_VENV) -m tests.chaos.soak --minutes "$${MINUTES:-30}" --seed "$${SEED:-1}"
 
-fuzz: setup ## hostile FITS files against all that reads files of strangers; FILES=1000 SEED=<any number> to do it again
-	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; \
-	OPENBLAS_NUM_THREADS=1 $(PYTHON_IN_VENV) -W ignore -m tests.support.fuzzing "$$seed" "$${FILES:-1000}"
+fuzz: setup ## hostile FITS files against all that reads files of strangers; FILES=1000 SEED=1, or guided: TARGET=crop EXECUTIONS=50000
+	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; export OPENBLAS_NUM_THREADS=1; \
+	if [[ -z "$${TARGET:-}" ]]; then $(PYTHON_IN_VENV) -W ignore -m tests.support.fuzzing "$$seed" "$${FILES:-1000}"; exit; fi; \
+	tools=.stdweb/fuzz/tools; test -d "$$tools" || $(PYTHON_IN_VENV) -m pip install --quiet --quiet \
+	    --disable-pip-version-check --require-hashes --target "$$tools" --requirement tests/support/fuzzing.lock; \
+	PYTHONPATH=".:$$tools" $(PYTHON_IN_VENV) -W ignore -m tests.support.fuzzing_guided "$$TARGET" \
+	    --seed "$$seed" --executions "$${EXECUTIONS:-50000}"
 
 lock: ## renew requirements.lock, and the parts of it that the images hold, from pyproject.toml
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
