@@ -57,6 +57,17 @@ def test_nothing_is_unpickled_executed_or_given_to_a_shell() -> None:
     assert found == {}
 
 
+def test_every_exception_from_the_rules_of_security_has_its_reason() -> None:
+    exceptions = [
+        (str(path.relative_to(ROOT)), line.strip())
+        for path in SOURCES
+        for line in path.read_text().splitlines()
+        if re.search(r"# noqa: .*\bS\d{3}\b", line)
+    ]
+    assert exceptions
+    assert [one for one in exceptions if not re.search(r"# noqa: [A-Z0-9, ]+\d[\s#-]+[a-z]", one[1])] == []
+
+
 def test_no_secret_is_kept_in_the_repository() -> None:
     paths = [*ROOT.glob("*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
     texts = [path for path in paths if path.is_file() and path.suffix in TEXTS and "__pycache__" not in path.parts]

@@ -53,7 +53,7 @@ def test_lines_become_cards_and_pixels_fill_blocks() -> None:
 
 def test_a_fuzzer_begins_with_good_files_and_bad_ones() -> None:
     assert seed_inputs(1, 20) == seed_inputs(1, 20)
-    assert len(set(seed_inputs(1, 50))) > 45
+    assert len(set(seed_inputs(1, 50))) > 35
     assert all(re.fullmatch(r'"(\\x[0-9a-f]{2})+"', line) for line in dictionary().splitlines())
 
 

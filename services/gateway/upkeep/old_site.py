@@ -114,8 +114,8 @@ def _from_sqlite(source: Path) -> dict[str, list[Row]]:
         there = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
         def rows(table: str) -> list[dict[str, Any]]:
-            # only names from the tables above
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")] if table in there else []  # noqa: S608
+            question = f"SELECT * FROM {table}"  # noqa: S608  only names from the tables above
+            return [dict(row) for row in connection.execute(question)] if table in there else []
 
         tables = {model: rows(table) for model, table in _TABLES.items()}
         for (model, name), (join, own, other) in _JOINS.items():
