@@ -39,7 +39,7 @@ def broker_node(state: StackState) -> RabbitNode:
         password=state.broker_password,
         cookie=state.cookie,
         services={service: rights_of(service) for service in (*SERVICES, *ANSWERING)},
-        metrics_port=state.ports["broker_metrics"],
+        metrics_port=state.ports.get("broker_metrics"),  # not of a stack that an older version has started
     )
 
 

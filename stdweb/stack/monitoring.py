@@ -32,8 +32,9 @@ def configuration(state: StackState, rules: Path = RULES, every: str = "5s") -> 
         {"job_name": "stdweb-gateway", "static_configs": [{"targets": [urlsplit(state.base_url).netloc]}]},
         {"job_name": "stdweb-services", "static_configs": services},
     ]
-    if state.amqp_url == broker_node(state).url:  # where a broker of somebody else has its metrics is not known
-        broker = [{"targets": [f"127.0.0.1:{state.ports['broker_metrics']}"]}]
+    node = broker_node(state)
+    if state.amqp_url == node.url and node.metrics_port:  # where somebody else's broker has its metrics is not known
+        broker = [{"targets": [f"127.0.0.1:{node.metrics_port}"]}]
         families = {"family": list(QUEUES_FAMILIES)}
         jobs += [
             {"job_name": "rabbitmq", "static_configs": broker},
