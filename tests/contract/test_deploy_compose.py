@@ -118,6 +118,12 @@ def test_every_service_runs_with_settings_that_it_knows(
             assert (settings.slots + 1) * settings.preview_memory_bytes < memory
 
 
+def test_what_is_no_setting_is_not_called_like_one() -> None:
+    """A process that finds an unknown STDWEB_ name in its environment does not start."""
+    said = (COMPOSE / "compose.yaml").read_text() + (ROOT / "docs" / "containers.md").read_text()
+    assert {name.lower() for name in re.findall(r"STDWEB_(\w+)", said)} <= KNOWN
+
+
 def bytes_of(text: str) -> int:
     return int(text[:-1]) * UNITS[text[-1]]
 
