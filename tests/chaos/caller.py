@@ -18,6 +18,7 @@ from .ledger import Ledger
 
 _TIMEOUT: Final = httpx.Timeout(8.0, connect=2.0)
 _PATIENCE_S: Final = 90.0
+_AT_MOST_S: Final = 900.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
 _AGAIN: Final = {429, 502, 503, 504}
@@ -55,9 +56,14 @@ class Caller:
         Where what is asked and promised is written.
     first
         Which gateway to ask first.
+    clock
+        By it the client's patience ends, seconds.
     """
 
-    def __init__(self, urls: list[str], token: str, ledger: Ledger, first: int) -> None:
+    def __init__(
+        self, urls: list[str], token: str, ledger: Ledger, first: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         headers = {"Authorization": f"Token {token}"}
         self._clients = [
             httpx.AsyncClient(base_url=f"{url}/api", headers=headers, timeout=_TIMEOUT, trust_env=False) for url in urls
@@ -176,7 +182,7 @@ class Caller:
         trying
             Called before each try, and with the problem after one that had no answer.
         """
-        deadline = time.monotonic() + patience_s
+        deadline, at_most = self._clock() + patience_s, time.monotonic() + _AT_MOST_S
         pause_s = _FIRST_PAUSE_S
         for tries in itertools.count(1):
             trying(None)
@@ -194,7 +200,7 @@ class Caller:
                 why = f"{answer.status_code} {answer.text[:200]}"
                 if not passing:
                     self._next()
-            if time.monotonic() > deadline:
+            if self._clock() > deadline or time.monotonic() > at_most:
                 raise GaveUp(f"{method} {path}: {tries} tries, the last: {why}")
             # the next gateway is asked at once, and only who has asked all of them waits
             if tries % len(self._clients) == 0:

@@ -45,7 +45,7 @@ class Load:
     ) -> None:
         self._pictures = pictures
         self._notes = Notes(ledger, called, keep, clock=clock)
-        self._callers = [Caller(urls, token, ledger, number) for number, token in enumerate(tokens)]
+        self._callers = [Caller(urls, token, ledger, number, clock) for number, token in enumerate(tokens)]
         self._random = [random.Random(f"{seed}/client-{number}") for number in range(len(tokens))]
         self._clients: list[asyncio.Task[None]] = []
 

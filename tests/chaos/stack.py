@@ -31,6 +31,7 @@ SERVICES: Final = (*WORKERS, *PREVIEWS)
 USER: Final = "chaos"
 VOLUME_BYTES: Final = 512 * 2**20
 RESERVE_BYTES: Final = 8 * 2**20
+_START_S: Final = 300.0
 
 SHORT_LEASES: Final = {
     "HEARTBEAT_S": "1",
@@ -133,7 +134,7 @@ class Stack:
         (self.folder / "mark").write_text(self.mark)
         self._supervisor = Supervisor(self._components(), self.folder)
         self._running = asyncio.create_task(self._supervisor.run())
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + _START_S
         while not self.ready():
             if time.monotonic() > deadline or self._running.done():
                 raise RuntimeError(f"the stack does not start: see {self.folder / 'logs'}")
