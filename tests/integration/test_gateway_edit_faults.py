@@ -99,13 +99,34 @@ async def test_a_gateway_that_stood_still_finds_its_edit_given_up(
     editing = asyncio.create_task(ann.call("POST", f"/tasks/{task}/crop/", json={"x1": 10}))
     await until(lambda: asyncio.sleep(0, service.answers))
     images: Images = site.app[keys.EDITS]._images
-    await images.mend(now() + timedelta(seconds=90))  # still in time
+    await images.mend(now() + STALE - timedelta(seconds=10))  # still in time
     assert (await stored(site, task)).pending is not None
-    await images.mend(now() + STALE["edit"])
+    await images.mend(now() + STALE)
     await unchanged(site, ann, task, image(tmp_path))
     service.say.set()
     assert (await editing)[0] == 503
     await unchanged(site, ann, task, image(tmp_path))
+
+
+async def test_an_edit_that_takes_long_is_not_taken_for_one_of_a_dead_gateway(
+    site: Gateway, ann: Client, task: int, service: Service
+) -> None:
+    images = Images(site.app[keys.EDITS]._images._tasks, site.worker.root, renew_s=0.05)
+    service.say.clear()
+    edits = Edits(site.worker.root, images, site.broker)
+    editing = asyncio.create_task(edits.edit(await stored(site, task), CropOptions(x1=10), ""))
+    await until(lambda: asyncio.sleep(0, service.answers))
+    began = (await stored(site, task)).pending
+
+    async def renewed() -> bool:
+        seen = (await stored(site, task)).pending
+        return seen.at > began.at and seen.owner == began.owner
+
+    await until(renewed)
+    service.say.set()
+    await editing
+    assert (await stored(site, task)).pending is None
+    assert await shape(ann, task) == (64, 54)
 
 
 @pytest.mark.parametrize("frozen_before", ["folder", "commit"])
@@ -114,7 +135,7 @@ async def test_a_gateway_that_died_in_an_edit_blocks_nothing_for_ever(
 ) -> None:
     root, owner = site.worker.root, "0" * 32
     seen = await stored(site, task)
-    at = now() - STALE["edit"]
+    at = now() - STALE
     pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=at)
     prepared = root.incoming(owner) / "made"
     if frozen_before == "commit":
@@ -141,7 +162,7 @@ async def test_what_a_dead_gateway_has_committed_counts_soon(site: Gateway, ann:
     prepared.mkdir(parents=True)
     (prepared / IMAGE).write_bytes(b"new")
     assert root.task(task).commit(prepared, Commit(2, IMAGE_RANK, "edit"), manifest_of("edit", owner, ()))
-    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=now() - STALE["upload"])
+    pending = Pending(kind="edit", seq=2, owner=owner, source=owner, at=now() - STALE)
     await site.app[keys.COORDINATOR].tasks.swap(
         seen, replace(seen, seq=2, pending=pending, computed={"inspect": {"gain": 1}})
     )

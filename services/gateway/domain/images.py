@@ -1,19 +1,20 @@
 """Changes of `image.fits`: one at a time, never beside a run, and whole or not at all."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 import structlog
 
 from shared.contracts import states
 from shared.contracts.edits import IMAGE
 from shared.contracts.messages import FileInfo
-from shared.contracts.rpc import IMAGE_EDIT, Prepared
+from shared.contracts.rpc import Prepared
 from shared.contracts.steps import IMAGE_RANK
 from shared.taskdir import Commit, Manifest, TaskDir, TasksRoot
 
@@ -26,12 +27,10 @@ __all__ = ["IMAGE", "STALE", "Images", "commit_upload", "manifest_of"]
 
 Kind = Literal["upload", "delete", "edit"]
 
-STALE: Final[dict[Kind, timedelta]] = {
-    # a commit is one rename: who has not ended by then has died
-    "upload": timedelta(seconds=60),
-    "delete": timedelta(seconds=60),
-    "edit": timedelta(seconds=IMAGE_EDIT.time_limit_s + 60),
-}
+STALE: Final = timedelta(seconds=60)
+"""A change that its gateway has not renewed for so long was left by a death; a commit is one rename."""
+
+_RENEW_S: Final = 15.0
 _WAIT_S: Final = 10.0  # for another change of the image to end
 _POLL_S: Final = 0.05
 _RUNNING: Final = "The task is running; its image cannot be changed now. Wait for its end, or cancel it."
@@ -75,12 +74,24 @@ def _name_of(pending: Pending) -> Commit:
     return Commit(pending.seq, IMAGE_RANK, pending.kind)
 
 
-class Images:
-    """Replaces and removes images of tasks."""
+def _same(task: Task | None, pending: Pending | None) -> TypeGuard[Task]:
+    """Tell whether a change still goes on; it may have been renewed."""
+    return bool(task and task.pending and pending and task.pending.owner == pending.owner)
 
-    def __init__(self, tasks: Tasks, root: TasksRoot) -> None:
+
+class Images:
+    """Replaces and removes images of tasks.
+
+    Parameters
+    ----------
+    renew_s
+        How often a change that a service works on is renewed, seconds.
+    """
+
+    def __init__(self, tasks: Tasks, root: TasksRoot, renew_s: float = _RENEW_S) -> None:
         self._tasks = tasks
         self._root = root
+        self._renew_s = renew_s
 
     async def replace(self, task_id: int, upload: Path) -> int:
         """Make an uploaded file the image of a task. Returns its size in bytes.
@@ -146,7 +157,11 @@ class Images:
         folder, source = self._root.task(marked.id), self._root.incoming(pending.source)
         try:
             await asyncio.to_thread(source.mkdir)
-            prepared = await prepare(pending.source)
+            renewing = asyncio.create_task(self._renew(marked.id, pending))
+            try:
+                prepared = await prepare(pending.source)
+            finally:
+                renewing.cancel()
             committed = await asyncio.to_thread(_commit_edit, folder, source, prepared, pending)
         except FileExistsError:  # we stood still, and another gateway has given the edit up
             committed = False
@@ -162,6 +177,16 @@ class Images:
             await self._end(marked, "edit")
             # what another, late, attempt at the request may have left
             await asyncio.to_thread(self._root.trash, source)
+
+    async def _renew(self, task_id: int, pending: Pending) -> None:
+        """Show that a change goes on, so that it is soon seen if it does not."""
+        while True:
+            await asyncio.sleep(self._renew_s)
+            with contextlib.suppress(StoreAway, Changed):
+                task = await self._tasks.get(task_id)
+                if not _same(task, pending):
+                    return
+                await self._tasks.swap(task, replace(task, pending=replace(pending, at=now())))
 
     async def _change(self, task_id: int, kind: Kind, commit: Callable[[TaskDir, Path, Pending], bool]) -> None:
         marked = await self._begin(task_id, kind, wait_s=_WAIT_S)
@@ -233,7 +258,7 @@ class Images:
     async def _settle(self, marked: Task, change: Callable[[Task], Task]) -> None:
         """Write the end of a change; its name or config may have been edited since it began."""
         task: Task | None = marked
-        while task is not None and task.pending == marked.pending:
+        while _same(task, marked.pending):
             try:
                 await self._tasks.swap(task, change(task))
             except Changed:
@@ -246,13 +271,7 @@ class Images:
         """End changes whose gateway has died: as done if they were committed, else as never begun."""
         for task in await self._tasks.pending():
             pending = task.pending
-            if pending is None or at - pending.at < STALE["upload"]:
-                continue
-            if at - pending.at < STALE[pending.kind]:
-                # a service may be at work on it; a commit ends it whoever has made it
-                name = _name_of(pending)
-                if await asyncio.to_thread(self._root.task(task.id).manifest, name) is not None:
-                    await self._end(task, pending.kind)
+            if pending is None or at - pending.at < STALE:
                 continue
             # from here on it cannot be committed any more, nor begun by a gateway that was frozen
             await asyncio.to_thread(self._root.occupy, self._root.incoming(pending.source))

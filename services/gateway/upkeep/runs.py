@@ -125,7 +125,7 @@ async def _publish(site: Site, task: Task) -> bool:
 
 
 def _is_stale(task: Task) -> bool:
-    return task.pending is not None and now() - task.pending.at > STALE[task.pending.kind]
+    return task.pending is not None and now() - task.pending.at > STALE
 
 
 def _pending(site: Site, task: Task) -> Finding:
