@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from bench_photometry import in_child
-from difference_baseline import keep, reference, sfft, without_sky
+from difference_baseline import keep, sfft, without_sky
 from quality_difference_fields import CASES, Scene, simulate
 from quality_difference_measure import judge, load, save
 from quality_difference_report import Results
+from reproject import reproject_adaptive
 from threadpoolctl import threadpool_limits
 
 from shared.science.difference import ENGINES, Options, Pair, subtract
@@ -61,9 +62,8 @@ def plain_part(scene: Scene, part: tuple[slice, slice], *, reweighted: bool) -> 
     template, template_bad, template_wcs, wcs = scene.template_own
     image, mask = scene.pair.image[part].astype(float), np.ascontiguousarray(scene.pair.mask[part])
     here = wcs[part]
-    adaptive = reference()
-    there, _ = adaptive((template, template_wcs), here, image.shape, conserve_flux=True)
-    share, seen = adaptive((template_bad.astype(float), template_wcs), here, image.shape)
+    there, _ = reproject_adaptive((template, template_wcs), here, image.shape, conserve_flux=True)
+    share, seen = reproject_adaptive((template_bad.astype(float), template_wcs), here, image.shape)
     there_bad = (share > 0) | (seen < 0.5) | ~np.isfinite(there)
     there = np.where(np.isfinite(there), there, 0)
     return sfft(scene, (without_sky(image, mask), mask), (without_sky(there, there_bad), there_bad), reweighted)
@@ -114,7 +114,6 @@ def main() -> None:
     arguments = parser.parse_args()
     threadpool_limits(1)
     warm()
-    reference()  # imports are not measured
     scene = simulate(next(case for case in CASES if case.name == arguments.case), arguments.size, 1)
     works: dict[str, Callable[[Path], None]] = {"plain": partial(plain, scene, reweighted=False)}
     if not arguments.no_reweighted:

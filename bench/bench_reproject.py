@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from astropy.wcs import WCS
-from difference_baseline import reference
+from reproject import reproject_adaptive
 from stdpipe.reproject import reproject_lanczos
 
 from shared.science.templates import pixel_map, reproject
@@ -45,9 +45,8 @@ def ours(task: Task) -> Result:
 def adaptive(task: Task) -> Result:
     """Run what the plain sequence does, with the flux conserved."""
     image, bad, source, target, shape = task
-    theirs = reference()
-    found, _ = theirs((image, source), target, shape, conserve_flux=True)
-    mask, there = theirs((bad.astype(float), source), target, shape)
+    found, _ = reproject_adaptive((image, source), target, shape, conserve_flux=True)
+    mask, there = reproject_adaptive((bad.astype(float), source), target, shape)
     return found, (mask > 0.5) | (there < 0.5)
 
 
@@ -86,7 +85,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="side of the image, pixels")
     size = parser.parse_args().size
     shape = (size, size)
-    reference()  # imports are not measured
     target = with_sip(tan(1.0, shape), shape, 5.0)
     stars = Grid.on(target, shape, spacing_pix=40)
     for scale in SCALES_ARCSEC:

@@ -1,8 +1,6 @@
 """SFFT as users of STDPipe run it, for comparison with our engines."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sep
@@ -14,17 +12,6 @@ from stdpipe import subtraction as stdpipe_subtraction
 from shared.science.difference import Difference
 
 KERNEL = (9, 9)
-
-
-def reference() -> Callable[..., Any]:
-    """Give `reproject_adaptive`, of a package that nothing else here needs."""
-    try:
-        from reproject import reproject_adaptive
-    except ImportError as error:
-        raise SystemExit(
-            "This is compared with the package reproject, which is not installed: .venv/bin/pip install reproject"
-        ) from error
-    return reproject_adaptive
 
 
 def keep(scene: Scene, found: dict[str, np.ndarray | float], out: Path) -> None:
