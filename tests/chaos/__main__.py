@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +21,12 @@ from stdweb.stack import processes
 
 from . import faults, report
 from .driver import CLIENTS, Part, Result
-from .stack import ROOT, SHORT_LEASES, VOLUME_BYTES
+from .stack import ROOT, SHORT_LEASES, VOLUME_BYTES, WORKERS
 
 _INSIDE: Final = "CHAOS_NAMESPACE"
 _PART: Final = 200
 _LANES: Final = 6
-_FEW_CLIENTS: Final = 2
+_FEW_CLIENTS: Final = 3
 _GRACE_S: Final = 3.0
 
 
@@ -123,6 +123,11 @@ def _part(folder: Path, seed: str, count: int, options: argparse.Namespace) -> R
         )
         leases = SHORT_LEASES if options.leases == "short" else {}
         plan = faults.draw(random.Random(f"{seed}/faults"), count, kinds)
+        if options.figures:  # a worker whose steps take long enough to be hit
+            measuring = [name for name in WORKERS if name.startswith("photometry")]
+            plan = [
+                replace(one, victim=measuring[one.number % 2]) if one.kind == "kill worker" else one for one in plan
+            ]
         result = asyncio.run(
             _guarded(Part(folder, seed, plan, leases=leases, lanes=options.lanes, clients=options.clients))
         )

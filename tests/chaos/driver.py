@@ -188,7 +188,7 @@ class Part:
         while victim in self._busy:  # one fault at a time on each
             await asyncio.sleep(0.1)
         self._busy.add(victim)
-        await faults.ready_for(self._stack, fault)
+        await faults.ready_for(self._stack, fault, faults.BUSY_S if self._lanes > 1 else _ATTENTION_S)
         held = await self._held(victim)
         before = self._stack.pid(victim) if victim in self._stack.deaths() else None
         line: dict[str, Any] = {**asdict(fault), "began": time.time(), "ended": time.time() + 3600}

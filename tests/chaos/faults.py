@@ -22,7 +22,7 @@ STORE: Final = ("store",)
 VOLUME: Final = ("volume",)
 _UP_S: Final = 60.0
 _MOSTLY: Final = 0.85  # of the processes can be used when they are hit
-_BUSY_S: Final = 3.0  # how long to wait for a worker that has work
+BUSY_S: Final = 3.0  # how long to wait for a worker that has work
 
 
 @dataclass(frozen=True)
@@ -273,14 +273,14 @@ def _command(pid: int) -> str:
         return ""
 
 
-async def ready_for(stack: Stack, fault: Fault) -> None:
+async def ready_for(stack: Stack, fault: Fault, busy_s: float = BUSY_S) -> None:
     """Wait, not for ever, until the victim is there, and a worker has work."""
     if fault.victim in stack.deaths():
         # broker and store, hit before they are up, would not get up; nor would others on which that came often
         up = fault.victim in {*BROKER, *STORE} or fault.dice < _MOSTLY
         await _until(lambda: stack.ready(fault.victim) if up else stack.pid(fault.victim), _UP_S)
     if fault.victim in WORKERS:
-        await _until(lambda: working(stack, fault.victim), _BUSY_S)
+        await _until(lambda: working(stack, fault.victim), busy_s)
 
 
 async def _until(condition: Callable[[], object], within_s: float) -> None:
