@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON_IN_VENV := $(BIN)/python
 STACK ?= $(shell bash scripts/compose.sh answers && echo compose || echo local)
 
-.PHONY: help setup up down status secrets definitions demo monitor test lint type format bench quality chaos figures soak fuzz lock clean
+.PHONY: help setup up down status secrets definitions demo monitor test lint type format bench quality chaos figures soak scale fuzz lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -81,6 +81,9 @@ figures: ## how long it takes to get over a dead broker, worker and gateway, on 
 soak: ## a steady load for MINUTES=30: the memory of every process must stay (docs/reliability.md)
 	@bash scripts/setup.sh tests
 	@$(PYTHON_IN_VENV) -m tests.chaos.soak --minutes "$${MINUTES:-30}" --seed "$${SEED:-1}"
+
+scale: setup ## throughput against the number of workers, a burst of 10,000 steps, the cost of a step (docs/scaling.md)
+	@$(PYTHON_IN_VENV) bench/scale.py
 
 fuzz: setup ## hostile FITS files against all that reads files of strangers; FILES=1000 SEED=1, or guided: TARGET=crop EXECUTIONS=50000
 	@seed="$${SEED:-$$(date +%s)}"; echo "SEED=$$seed"; export OPENBLAS_NUM_THREADS=1; \
