@@ -85,10 +85,10 @@ def test_all_that_rules_and_dashboard_ask_for_is_there(stack: Stack, prometheus:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     asked = set().union(*map(names_in, expressions)) - recorded
     assert {name for name in asked if name not in known and name.rpartition("_")[0] not in known} == set()
-    # and the ones that workers are scaled and people are woken up by have values
+    # and the ones that workers are scaled and people are woken up by have values, a rate after two scrapes
     for step in STEPS:
         for name in ("stdweb:step_demand:max", "stdweb:step_slots:sum", "stdweb:step_arrivals:rate5m"):
-            assert prometheus.value(f'{name}{{step="{step}"}}') is not None, (name, step)
+            until(lambda asked=f'{name}{{step="{step}"}}': prometheus.value(asked) is not None)
         assert prometheus.value(f'stdweb:queue_consumers:max{{queue="step.{step}.v1"}}') > 0, step
     assert prometheus.value("max(stdweb_store_up)") == 1
     assert prometheus.value("min(stdweb_broker_connected)") == 1

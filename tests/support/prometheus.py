@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support.stack import ROOT
 FOLDER = ROOT / "deploy" / "monitoring"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "stdweb.json"
 _OURS = re.compile(r"\b(?:stdweb|rabbitmq|process)_[a-z0-9_]+|\bup\b|\bstdweb:[a-z0-9_:]+")
+_START_S = 60.0
 _TEXTS = re.compile(r'"[^"]*"')
 
 
@@ -65,9 +67,20 @@ def running_prometheus(state: StackState, folder: Path, every: str) -> Iterator[
     argv = monitoring.command(monitoring.configuration(state, rules, every), folder, port)
     with (folder / "log").open("wb") as output, subprocess.Popen(argv, stdout=output, stderr=output) as process:
         try:
+            _wait(f"http://127.0.0.1:{port}/-/ready", process, folder / "log")
             yield Prometheus(f"http://127.0.0.1:{port}")
         finally:
             process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + _START_S
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10):
+            return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
 
 
 def rules() -> list[dict[str, Any]]:
