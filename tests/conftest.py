@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from stdweb.sky import Observation
 
 _WITH_THE_STACK = ("tests/e2e/", "tests/conformance/")
+_CAMPAIGN = "tests/chaos/"
 _SLOW_TO_START = {"stack", "site"}
 
 
 class _Shared(LoadScopeScheduling):
-    """Gives the tests of one file to one worker, and all that share the stack to one worker as well."""
+    """Gives the tests of one file to one worker, and all that share the stack to one worker as well.
+
+    Where there are many tests is begun first: the campaign of faults, one test of minutes that mostly waits, goes with
+    the others of its folder, or it would be the last of all, with nothing beside it.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_CAMPAIGN):
+            return _CAMPAIGN
         return "stack" if nodeid.startswith(_WITH_THE_STACK) else nodeid.partition("::")[0]
 
 
