@@ -16,6 +16,10 @@ from tests.support.kubernetes import OVERLAYS, Document, of_kind, overlay, pods,
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 OURS = {"v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1", "scheduling.k8s.io/v1"}
 FOLDERS = ("overlays/dev", "overlays/prod", "jobs")
+BROKER_CONTAINERS = {"rabbitmq", "setup-container"}
+STORE_CONTAINERS = {"mongod", "mongodb-agent", "mongod-posthook", "mongodb-agent-readinessprobe"}
+STORE_IDENTITY = {"runAsUser": 2000, "fsGroup": 2000}
+"""Of the pods that the operators make, as their sources say."""
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -109,17 +113,21 @@ def test_every_pod_is_confined(folder: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_pods_of_the_operators_are_confined(name: str) -> None:
-    broker = of_kind(overlay(name), "RabbitmqCluster")["rabbitmq"]["spec"]["override"]["statefulSet"]["spec"][
-        "template"
-    ]
-    store = of_kind(overlay(name), "MongoDBCommunity")["mongodb"]["spec"]["statefulSet"]["spec"]["template"]
-    for pod in (broker["spec"], store["spec"]):
+    broker = of_kind(overlay(name), "RabbitmqCluster")["rabbitmq"]["spec"]["override"]["statefulSet"]["spec"]
+    store = of_kind(overlay(name), "MongoDBCommunity")["mongodb"]["spec"]["statefulSet"]["spec"]
+    for pod, names in ((broker["template"]["spec"], BROKER_CONTAINERS), (store["template"]["spec"], STORE_CONTAINERS)):
+        # the operators merge by these names: one left out keeps what "restricted" refuses, another one has no image
+        assert {one["name"] for one in (*pod["containers"], *pod["initContainers"])} == names
+        assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in (*pod["containers"], *pod.get("initContainers", ())):
+        for container in (*pod["containers"], *pod["initContainers"]):
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
             }
+    # RabbitMQ's operator merges the pod's part into its own, MongoDB's puts ours in its place
+    assert {key: store["template"]["spec"]["securityContext"].get(key) for key in STORE_IDENTITY} == STORE_IDENTITY
+    assert not broker["template"]["spec"]["securityContext"].keys() & STORE_IDENTITY.keys()
 
 
 def test_the_broker_s_users_are_those_of_the_code() -> None:
@@ -136,7 +144,12 @@ def test_the_broker_s_users_are_those_of_the_code() -> None:
 
 def test_production_stands_the_loss_of_a_node() -> None:
     documents = overlay("prod")
-    assert of_kind(documents, "RabbitmqCluster")["rabbitmq"]["spec"]["replicas"] == 3
+    broker = of_kind(documents, "RabbitmqCluster")["rabbitmq"]["spec"]
+    assert broker["replicas"] == 3
+    # queues that are declared while the first node is alone have one member, and would keep it
+    grow = "quorum_queue.continuous_membership_reconciliation"
+    config = dict(line.split(" = ") for line in broker["rabbitmq"]["additionalConfig"].splitlines() if " = " in line)
+    assert (config[f"{grow}.enabled"], config[f"{grow}.target_group_size"]) == ("true", "3")
     assert of_kind(documents, "MongoDBCommunity")["mongodb"]["spec"]["members"] == 3
     assert of_kind(documents, "Deployment")["gateway"]["spec"]["replicas"] >= 2
     for deployment in of_kind(documents, "Deployment").values():

@@ -15,7 +15,7 @@ from shared.contracts.rpc import RPCS
 from shared.contracts.steps import STEPS
 from shared.settings import KNOWN, GatewaySettings, PreviewSettings, ProcessSettings, WorkerSettings
 from shared.worker.runtime import GRACE_S
-from tests.support.deploy import environment
+from tests.support.deploy import DOCKER, environment
 from tests.support.kubernetes import (
     BROKER_POD,
     OVERLAYS,
@@ -26,11 +26,12 @@ from tests.support.kubernetes import (
     of_kind,
     overlay,
     pods,
+    rendered,
     selects,
 )
 
 UNITS = {"Mi": 2**20, "Gi": 2**30}
-SECRETS = {"mongodb-gateway-url/connectionString.standard": "mongodb://store/stdweb"} | {
+SECRETS = {"mongodb-gateway-url/password": "0123abcd"} | {
     f"{user}-user-credentials/{key}": f"{user}-{key}"
     for user in {"gateway", *(step.service for step in STEPS.values()), *(rpc.service for rpc in RPCS.values())}
     for key in ("username", "password")
@@ -48,9 +49,8 @@ def container_of(pod: Document) -> dict[str, Any]:
 
 
 def process_of(pod: Document) -> str:
-    image = container_of(pod)["image"].rpartition("-")[2].partition(":")[0]
-    command = container_of(pod).get("command") or ["python", "-m", f"services.{image}"]
-    return str(command[-1].removeprefix("services."))
+    started = container_of(pod).get("args") or ["python", "-m", f"services.{image_of(pod)}"]
+    return str(started[-1].removeprefix("services."))
 
 
 def image_of(pod: Document) -> str:
@@ -172,6 +172,26 @@ def test_broker_users_are_the_services_own(
         assert settings[name].broker_declares == (name == "gateway")
 
 
+def test_the_address_of_the_store_is_that_of_the_resource(documents: tuple[Document, ...]) -> None:
+    (store,) = of_kind(documents, "MongoDBCommunity").values()
+    (user,) = store["spec"]["users"]
+    name = store["metadata"]["name"]
+    address = f"mongodb://{user['name']}:0123abcd@{STORE_POD['app']}:27017/{user['db']}?replicaSet={name}"
+    users = {
+        workload: found
+        for workload, pod in [*pods(documents), *pods(rendered("jobs"))]
+        if (found := environment_of(pod, documents, SECRETS).get("STDWEB_MONGO_URL"))
+    }
+    assert users == dict.fromkeys(("gateway", "expire", "store", "admin"), address)
+
+
+def test_the_first_process_of_a_container_collects_orphans(documents: tuple[Document, ...]) -> None:
+    """The image's own does; a `command` would take its place, `args` do not."""
+    assert 'ENTRYPOINT ["/usr/bin/tini", "--"]' in (DOCKER / "Dockerfile").read_text()
+    for name, pod in [*pods(documents), *pods(rendered("jobs"))]:
+        assert "command" not in container_of(pod), name
+
+
 def test_probes_and_ports_are_those_of_the_processes(documents: tuple[Document, ...]) -> None:
     deployments = of_kind(documents, "Deployment")
     for name, pod in pods(documents):
@@ -224,14 +244,15 @@ def test_only_what_is_needed_may_be_reached(documents: tuple[Document, ...]) -> 
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(documents)}
     stranger = {"app": "stranger"}
     for name, pod in labels.items():
-        job = pod["app.kubernetes.io/component"] == "job"
+        component = pod["app.kubernetes.io/component"]
+        job = component == "job"
+        serves = component in {"gateway", "preview", "step-service"}
         port = 8000 if name == "gateway" else 9100
-        step = pod["app.kubernetes.io/component"] == "step-service"
-        assert network.may(pod, BROKER_POD, 5672) == (not job), name
+        assert network.may(pod, BROKER_POD, 5672) == serves, name
         assert network.may(pod, STORE_POD, 27017) == (job or name == "gateway"), name
-        assert network.may(pod, "internet", 443) == (step or name == "gateway"), name
+        assert network.may(pod, "internet", 443) == (component in {"gateway", "step-service", "catalog"}), name
         assert network.may(pod, "kube-system", 53), name
-        assert network.may("monitoring", pod, port) == (not job), name
+        assert network.may("monitoring", pod, port) == serves, name
         assert network.may("ingress-nginx", pod, port) == (name == "gateway"), name
         assert network.may("keda", pod, port) == (name == "gateway"), name
         assert not network.may(stranger, pod, port)
@@ -240,7 +261,8 @@ def test_only_what_is_needed_may_be_reached(documents: tuple[Document, ...]) -> 
     assert not network.may(stranger, BROKER_POD, 5672)
     assert not network.may(stranger, STORE_POD, 27017)
     assert network.may(STORE_POD, STORE_POD, 27017)
-    assert network.may(BROKER_POD, BROKER_POD, 25672)
+    for port in (4369, 25672, 35672, 35680):
+        assert network.may(BROKER_POD, BROKER_POD, port)
     assert network.may("rabbitmq-system", BROKER_POD, 15672)
     assert network.may("monitoring", BROKER_POD, 15692)
 

@@ -124,4 +124,4 @@ def _meets(peers: list[Document] | None, peer: Mapping[str, str] | str) -> bool:
 
 
 def _has_port(rule: Document, port: int) -> bool:
-    return "ports" not in rule or any(one["port"] == port for one in rule["ports"])
+    return "ports" not in rule or any(one["port"] <= port <= one.get("endPort", one["port"]) for one in rule["ports"])
