@@ -1,8 +1,9 @@
 """What we use of the resources that operators define, as closed JSON Schemas.
 
-The operators' own definitions (CRDs) come with no package. These were written from them - KEDA 2.17, RabbitMQ Cluster
-Operator 2 and Messaging Topology Operator 1, MongoDB operator 1 (Community) - and allow only the fields that stand in
-deploy/k8s: a misspelt or a new one fails, and has to be looked up before it is added.
+The operators' own definitions (CRDs) come with no package. These were written from them, and compared with their
+public sources (Go types, CRDs and what reads them) - KEDA 2.17, RabbitMQ Cluster Operator 2 and Messaging Topology
+Operator 1, MongoDB operator 1 (Community), Prometheus operator (v1). They allow only the fields that stand in deploy/:
+a misspelt or a new one fails, and has to be looked up before it is added.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ STRING: Schema = {"type": "string", "minLength": 1}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 QUANTITY: Schema = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|k|Ki|Mi|Gi|Ti)?$"}
 ANY: Schema = {"type": "object"}
+LABELS: Schema = {"type": "object", "additionalProperties": STRING, "minProperties": 1}
 
 
 def closed(required: str, **properties: Schema) -> Schema:
@@ -40,8 +42,14 @@ RESOURCES = closed(
 )
 POLICIES = listed(closed("type value periodSeconds", type=choice("Percent", "Pods"), value=COUNT, periodSeconds=COUNT))
 CONTAINER = closed("name", name=STRING, securityContext=ANY, resources=RESOURCES)
-POD_SPEC = closed("", securityContext=ANY, containers=listed(CONTAINER), initContainers=listed(CONTAINER))
+POD_SPEC = closed(
+    "containers",  # RabbitMQ's is a whole PodSpec, which asks for them
+    securityContext=closed("", runAsNonRoot={"const": True}, runAsUser=COUNT, fsGroup=COUNT, seccompProfile=ANY),
+    containers=listed(CONTAINER),
+    initContainers=listed(CONTAINER),
+)
 TEMPLATE = closed("spec", spec=POD_SPEC)
+POD_AFFINITY_TERM = closed("topologyKey", topologyKey=STRING, labelSelector=closed("", matchLabels=LABELS))
 
 METRICS_API = closed(
     "url format valueLocation targetValue activationTargetValue",
@@ -99,8 +107,20 @@ RABBITMQ_CLUSTER = closed(
     replicas=COUNT,
     persistence=closed("", storage=QUANTITY, storageClassName=STRING),
     resources=RESOURCES,
-    rabbitmq=closed("", additionalConfig=STRING),
-    affinity=ANY,
+    rabbitmq=closed("", additionalConfig={**STRING, "maxLength": 2000}),
+    affinity=closed(
+        "",
+        podAntiAffinity=closed(
+            "",
+            preferredDuringSchedulingIgnoredDuringExecution=listed(
+                closed(
+                    "weight podAffinityTerm",
+                    weight={"type": "integer", "minimum": 1, "maximum": 100},
+                    podAffinityTerm=POD_AFFINITY_TERM,
+                )
+            ),
+        ),
+    ),
     override=closed("", statefulSet=closed("spec", spec=closed("", template=TEMPLATE))),
 )
 CLUSTER = {"rabbitmqClusterReference": NAMED}
@@ -116,13 +136,60 @@ MONGODB = closed(
             name=STRING,
             db=STRING,
             passwordSecretRef=NAMED,
-            scramCredentialsSecretName=STRING,
+            scramCredentialsSecretName={"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
             connectionStringSecretName=STRING,
             roles=listed(closed("db name", db=STRING, name=STRING)),
         )
     ),
     additionalMongodConfig=ANY,
     statefulSet=closed("spec", spec=closed("", template=TEMPLATE, volumeClaimTemplates=listed(ANY))),
+)
+
+RELABELING = closed("targetLabel", sourceLabels=listed(STRING), targetLabel=STRING, replacement=STRING)
+POD_MONITOR = closed(
+    "selector podMetricsEndpoints",
+    selector=closed(
+        "",
+        matchLabels=LABELS,
+        matchExpressions=listed(
+            closed("key operator values", key=STRING, operator=choice("In"), values=listed(STRING))
+        ),
+    ),
+    podMetricsEndpoints=listed(
+        closed(
+            "port",
+            port=STRING,
+            path=STRING,
+            params={"type": "object", "additionalProperties": listed(STRING)},
+            interval={"type": "string", "pattern": r"^\d+s$"},
+            relabelings=listed(RELABELING),
+        )
+    ),
+)
+DURATION: Schema = {"type": "string", "pattern": r"^\d+(s|m|h)$"}
+PROMETHEUS_RULE = closed(
+    "groups",
+    groups=listed(
+        closed(
+            "name rules",
+            name=STRING,
+            rules=listed(
+                {
+                    "oneOf": [
+                        closed("record expr", record=STRING, expr=STRING),
+                        closed(
+                            "alert expr",
+                            alert=STRING,
+                            expr=STRING,
+                            labels=LABELS,
+                            annotations=LABELS,
+                            **{"for": DURATION},
+                        ),
+                    ]
+                }
+            ),
+        )
+    ),
 )
 
 SPECS = {
@@ -148,7 +215,6 @@ SPECS = {
         **CLUSTER,
     ),
     ("mongodbcommunity.mongodb.com/v1", "MongoDBCommunity"): MONGODB,
-    # of deploy/monitoring, whose own tests read what is in them
-    ("monitoring.coreos.com/v1", "PodMonitor"): ANY,
-    ("monitoring.coreos.com/v1", "PrometheusRule"): ANY,
+    ("monitoring.coreos.com/v1", "PodMonitor"): POD_MONITOR,
+    ("monitoring.coreos.com/v1", "PrometheusRule"): PROMETHEUS_RULE,
 }
