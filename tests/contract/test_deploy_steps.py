@@ -118,6 +118,9 @@ def test_each_step_is_scaled_on_what_the_gateway_tells_of_it(
         (step,) = set(one.only) & STEPS.keys()
         assert trigger["valueLocation"] == f'{metric}{{step="{step}"}}'
         assert trigger["targetValue"] == str(one.slots)
+        # with none KEDA ends what runs when it cannot read the metric
+        assert spec["fallback"]["replicas"] > 0
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
         answers = bool(set(one.only) - STEPS.keys())
         assert (spec["minReplicaCount"] > 0) == answers
         assert "replicas" not in of_kind(documents, "Deployment")[name]["spec"]
