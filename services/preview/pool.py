@@ -20,12 +20,14 @@ log = structlog.get_logger(__name__)
 _THREADS: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _RESTART_S: Final = 1.0
 _DYING_S: Final = 5.0
+_DEATHS: Final = 2  # after which the image is to blame: one may be killed for what others need
 
 
 @dataclass
 class _Asked:
     request: bytes
     reply: "asyncio.Future[bytes]"
+    deaths: int = 0
 
 
 class Pool:
@@ -111,15 +113,30 @@ class Pool:
             if asked.reply.done():
                 continue
             asked.reply.add_done_callback(leave)
-            answer = b""
             try:
                 answer = await _exchange(process, output, asked.request)
                 code = 0 if answer else await _code(process)
-            finally:
+            except BaseException:
                 if not asked.reply.done():
-                    asked.reply.set_result(answer or self._epitaph(process.returncode or -signal.SIGKILL))
+                    asked.reply.set_result(self._epitaph(-signal.SIGKILL))
+                raise
             if code:
+                asked.reply.remove_done_callback(leave)
+                self._died_over(asked, code)
                 return
+            if not asked.reply.done():
+                asked.reply.set_result(answer)
+
+    def _died_over(self, asked: _Asked, code: int) -> None:
+        """Have another renderer try, or give the reason."""
+        asked.deaths += 1
+        if asked.reply.done():
+            return
+        if code == -signal.SIGALRM or asked.deaths == _DEATHS:
+            asked.reply.set_result(self._epitaph(code))
+        else:
+            log.warning("renderer died, the picture is begun again", code=code)
+            self._asked.put_nowait(asked)
 
     async def _new_process(self) -> asyncio.subprocess.Process:
         """Start a process; when the pool closes meanwhile, it must not be left behind."""

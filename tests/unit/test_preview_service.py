@@ -294,6 +294,30 @@ async def test_a_renderer_outlives_what_needs_too_much_and_is_replaced_when_it_d
         assert (await replied(pool, 1, "image.fits", width=801))["kind"] == "made"
 
 
+async def kill_at_work(killed: set[int]) -> None:
+    while True:
+        with contextlib.suppress(psutil.Error):
+            for renderer in renderers():
+                at_work = any(file.path.endswith("image.fits") for file in renderer.open_files())
+                if at_work and renderer.pid not in killed:
+                    renderer.kill()
+                    killed.add(renderer.pid)
+                    return
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("deaths", "end"), [(1, "made"), (2, "refused")])
+async def test_a_picture_whose_renderer_is_killed_is_begun_again_once(
+    volume: Volume, tmp_path: Path, deaths: int, end: str
+) -> None:
+    async with one_renderer(tmp_path, "20") as pool:
+        asking = asyncio.create_task(replied(pool, 1, "image.fits", width=4000 - deaths, format="png"))
+        killed: set[int] = set()
+        for _ in range(deaths):
+            await asyncio.wait_for(kill_at_work(killed), 60)
+        assert (await asking)["kind"] == end
+
+
 async def test_what_takes_too_long_is_ended(volume: Volume, tmp_path: Path) -> None:
     async with one_renderer(tmp_path, "0.05") as pool:
         refused = await replied(pool, 1, "image.fits", width=8000, format="png")
