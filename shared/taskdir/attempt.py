@@ -92,7 +92,13 @@ class Attempt:
             self._closed.set()
             os.close(self.lease_fd)
         parent = self.work.parent
-        if (parent / _LEASE).exists() and _owner_of(parent) == self.owner:
+        if _owner_of(parent) != self.owner:
+            return
+        try:
+            # after a commit nothing else is in it
+            (parent / _LEASE).unlink()
+            parent.rmdir()
+        except OSError:
             delete(parent)
 
 

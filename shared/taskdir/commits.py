@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -76,6 +77,9 @@ def visible(commits: Iterable[Commit]) -> list[Commit]:
     return shown
 
 
-def list_commits(results_fd: int) -> list[Commit]:
+def list_commits(results: Path) -> list[Commit]:
     """List all commits of a task, hidden ones included."""
-    return [commit for name in os.listdir(results_fd) if (commit := Commit.parse(name))]
+    try:
+        return [commit for name in os.listdir(results) if (commit := Commit.parse(name))]
+    except FileNotFoundError:
+        return []

@@ -12,7 +12,7 @@ from typing import Final
 from .commits import MANIFEST, Commit, Manifest, list_commits, visible
 from .disk import delete, sync
 from .layers import Entry, at, put_in
-from .names import BadName, open_root, safe_parts
+from .names import BadName, safe_parts
 from .view import rebuild_view
 
 INPUTS: Final = ".inputs"
@@ -204,14 +204,7 @@ class TaskDir:
 
     def commits(self) -> list[Commit]:
         """List the commits that count, the newest first."""
-        try:
-            fd = open_root(self.path / RESULTS)
-        except FileNotFoundError:
-            return []
-        try:
-            return visible(list_commits(fd))
-        finally:
-            os.close(fd)
+        return visible(list_commits(self.path / RESULTS))
 
     def passed(self, seq: int) -> bool:
         """Tell whether something of a later number was committed: the step with this one is over then."""
@@ -257,20 +250,18 @@ class TaskDir:
 
     def tidy(self) -> None:
         """Rebuild the flat view and sweep hidden commits; anyone may, at any time."""
-        rebuild_view(self.path, self._layers())
-        shown = set(self.commits())
-        with contextlib.suppress(FileNotFoundError):
-            for entry in (self.path / RESULTS).iterdir():
-                commit = Commit.parse(entry.name)
-                # a later one that appeared meanwhile is not in `shown`, and must stay
-                if commit and commit not in shown and any(other.seq > commit.seq for other in shown):
-                    self.root.trash(entry)
+        commits = list_commits(self.path / RESULTS)
+        shown = visible(commits)
+        rebuild_view(self.path, self._layers(shown))
+        for hidden in set(commits).difference(shown):
+            self.root.trash(self.path / RESULTS / hidden.folder)
 
     # ---- files by name
 
-    def _layers(self) -> list[Path]:
+    def _layers(self, commits: list[Commit] | None = None) -> list[Path]:
         """List the folders that hold files, the one that wins first."""
-        return [*(self.path / RESULTS / commit.folder for commit in self.commits()), self.path / INPUTS]
+        commits = self.commits() if commits is None else commits
+        return [*(self.path / RESULTS / commit.folder for commit in commits), self.path / INPUTS]
 
     def find(self, name: str) -> Path | None:
         """Resolve a name to the path of a regular file, for programs that want one; None when absent."""

@@ -13,9 +13,9 @@ from .. import metrics, tracing
 from ..broker import Broker, progress_route
 from ..contracts.messages import StepDone, StepFailed, StepMessage, StepProgress, StepStarted
 from ..contracts.steps import Step
-from ..cores import available_cores
 from ..settings import WorkerSettings
 from ..taskdir import Attempt, Commit, Fenced, Manifest
+from .beside import beside
 from .execution import Execution, Outcome, Stop
 from .pool import Pool
 from .results import keep_only, names_to_keep, report_of
@@ -92,6 +92,7 @@ class WorkedAttempt:
         self._logged = 0
         self._repeats = 0
         self._started: asyncio.Task[None] | None = None
+        self._news_s = min(_NEWS_S, settings.heartbeat_s)
 
     async def stop(self, why: Stop) -> None:
         """Kill the child, or do not start it."""
@@ -115,31 +116,34 @@ class WorkedAttempt:
             What to report, or why to try again; None when nothing of it counts.
         """
         self._repeats = deaths + tries
-        beating = asyncio.create_task(self._beat())
         try:
-            try:
-                with tracing.span("wait for a process"):
-                    child = await asyncio.wait_for(self._pool.get(), _CHILD_S)
-            except TimeoutError:
-                return Repeat.NO_CHILD
-            self._execution = Execution(child, self._step.time_limit_s, self._settings.step_memory_bytes)
-            if self._stop is not None:
-                await self._execution.stop(self._stop)
-            with tracing.span(f"run {self._step.name}"):
-                outcome = await self._execution.run(self._job(), self._running)
-                result = self._judge(outcome, deaths, tries)
-            if not isinstance(result, _Result):
-                return result
-            with tracing.span("commit"):
-                report = await self._commit(result, outcome)
+            async with beside(self._beat, after_s=self._news_s):
+                report = await self._work(deaths, tries)
         finally:
             if self._starting is not None:
                 self._starting.cancel()
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
-        if report is not None and self._started is not None:
+        if isinstance(report, StepDone | StepFailed) and self._started is not None:
             await self._started
         return report
+
+    async def _work(self, deaths: int, tries: int) -> Ended:
+        try:
+            with tracing.span("wait for a process"):
+                async with asyncio.timeout(_CHILD_S):
+                    child = await self._pool.get()
+        except TimeoutError:
+            return Repeat.NO_CHILD
+        self._execution = Execution(child, self._step.time_limit_s, self._settings.step_memory_bytes)
+        if self._stop is not None:
+            await self._execution.stop(self._stop)
+        self._running()
+        with tracing.span(f"run {self._step.name}"):
+            outcome = await self._execution.run(self._job())
+            result = self._judge(outcome, deaths, tries)
+        if not isinstance(result, _Result):
+            return result
+        with tracing.span("commit"):
+            return await self._commit(result, outcome)
 
     def _job(self) -> Frame:
         settings, message = self._settings, self.message
@@ -152,7 +156,7 @@ class WorkedAttempt:
             "cache_dir": str(settings.data_dir / "cache"),
             "mirror_dir": None if settings.mirror_dir is None else str(settings.mirror_dir),
             "astrometry_indexes": [str(path) for path in settings.astrometry_indexes],
-            "threads": max(1, available_cores() // settings.slots),
+            "threads": self._pool.threads,
         }
 
     # ---- signs of life
@@ -178,19 +182,18 @@ class WorkedAttempt:
         }
 
     async def _beat(self) -> None:
-        """Keep the lease changing, tell the progress, and stop what has been fenced."""
+        """Keep the lease changing, tell the progress, and stop what has been fenced; begins after `_news_s`."""
         loop = asyncio.get_running_loop()
-        heartbeat_s = self._settings.heartbeat_s
-        count, beat_at = 0, loop.time()
+        count, beat_at = 0, loop.time() - self._news_s
         while True:
-            await asyncio.sleep(min(_NEWS_S, heartbeat_s))
-            due = loop.time() - beat_at >= heartbeat_s
+            due = loop.time() - beat_at >= self._settings.heartbeat_s
             if due:
                 count, beat_at = count + 1, loop.time()
                 if not await asyncio.to_thread(self._alive, count):
                     await self.stop(Stop.FENCED)
                     return
             await self._tell(always=due)
+            await asyncio.sleep(self._news_s)
 
     def _alive(self, count: int) -> bool:
         try:

@@ -128,7 +128,6 @@ class _Job:
             if isinstance(self._spec, StepSpec) and self._spec.step.log is not None:
                 self._log = (work / self._spec.step.log).open("w", buffering=1)
                 stack.callback(self._close_log, self._log)
-            self._send({"t": "running"})
             answer = self._answer(work)
         kill_descendants(set())
         peak = _peak_memory_bytes()

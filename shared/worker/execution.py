@@ -3,17 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from .. import metrics, tracing
 from . import wire
+from .beside import beside
 from .pool import Child
 from .procfs import members, memory_bytes, snapshot
 
-_POLL_S: Final = 0.2  # between looks at the memory
+_POLL_S: Final = 0.2  # between looks at time and memory
 
 
 class Stop(StrEnum):
@@ -75,44 +75,16 @@ class Execution:
             self._stop = self._stop or why
             await self._child.kill()
 
-    async def run(self, job: wire.Frame, running: Callable[[], None]) -> Outcome:
-        """Do the job.
-
-        Parameters
-        ----------
-        job
-            For the child.
-        running
-            Called when the child works.
-        """
+    async def run(self, job: wire.Frame) -> Outcome:
+        """Have the child do the job."""
         began = time.monotonic()
         answer: wire.Frame | None = None
-        parts = tracing.Parts()
-        guards = [asyncio.create_task(self._guard_time()), asyncio.create_task(self._guard_memory())]
         try:
-            await self._child.begin(job)
-            while answer is None:
-                frame = await self._child.read()
-                metrics.add(frame.get("counted", []))
-                match frame["t"]:
-                    case "running":
-                        running()
-                    case "log":
-                        self.live.lines.append(frame["line"])
-                        self.live.news = True
-                    case "progress":
-                        self.live.fraction, self.live.phase = frame["fraction"], frame["phase"]
-                        parts.begin(self.live.phase)
-                        self.live.news = True
-                    case _:
-                        answer = frame
+            async with beside(self._guard, after_s=_POLL_S):
+                answer = await self._converse(job)
         except wire.WireClosed:
             pass
         finally:
-            parts.end()
-            for guard in guards:
-                guard.cancel()
-            await asyncio.gather(*guards, return_exceptions=True)
             if answer is None:
                 await self._child.kill()
             self._ended = True
@@ -124,17 +96,40 @@ class Execution:
             self._peak = max(self._peak, answer["peak_memory_bytes"])
         return Outcome(answer if self._stop is None else None, self._stop, code, time.monotonic() - began, self._peak)
 
-    async def _guard_time(self) -> None:
-        await asyncio.sleep(self._time_limit_s)
-        await self.stop(Stop.TIME_LIMIT)
+    async def _converse(self, job: wire.Frame) -> wire.Frame:
+        """Send the job, and listen up to the answer."""
+        parts = tracing.Parts()
+        try:
+            await self._child.begin(job)
+            while True:
+                frame = await self._child.read()
+                metrics.add(frame.get("counted", []))
+                match frame["t"]:
+                    case "log":
+                        self.live.lines.append(frame["line"])
+                        self.live.news = True
+                    case "progress":
+                        self.live.fraction, self.live.phase = frame["fraction"], frame["phase"]
+                        parts.begin(self.live.phase)
+                        self.live.news = True
+                    case _:
+                        return frame
+        finally:
+            parts.end()
 
-    async def _guard_memory(self) -> None:
+    async def _guard(self) -> None:
+        """Look at time and memory; called when the first `_POLL_S` seconds have passed."""
+        ends = time.monotonic() - _POLL_S + self._time_limit_s
         while True:
-            await asyncio.sleep(_POLL_S)
             used = await asyncio.to_thread(self._memory)
             self._peak = max(self._peak, used)
             if used > self._memory_limit_bytes:
                 await self.stop(Stop.MEMORY_LIMIT)
+                return
+            if time.monotonic() >= ends:
+                await self.stop(Stop.TIME_LIMIT)
+                return
+            await asyncio.sleep(_POLL_S)
 
     def _memory(self) -> int:
         with contextlib.suppress(OSError):

@@ -59,7 +59,6 @@ class Child:
         WireClosed
             When the process is gone.
         """
-        self._pool.guard(self.pid, working=True)
         try:
             self._writer.write(wire.encode(job))
             await self._writer.drain()
@@ -82,15 +81,12 @@ class Child:
 
     def release(self, *, again: bool) -> None:
         """Let it wait for another job, or end by itself, after its answer."""
-        self._pool.guard(self.pid, working=False)
         self._pool.take_back(self, again=again)
 
     async def end(self) -> int | None:
         """Let go of it. Returns its exit code, negative for a signal, or None when the fork server did not say."""
         self._writer.close()
-        code = await self._pool.ended(self.pid)
-        self._pool.guard(self.pid, working=False)
-        return code
+        return await self._pool.ended(self.pid)
 
 
 class Pool:
@@ -111,12 +107,12 @@ class Pool:
     def __init__(self, command: list[str], spare: int, threads: int, env: Mapping[str, str]) -> None:
         self._command = command
         self._spare = spare
+        self.threads = threads
         self._env = {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, str(threads)), **env}
         self._ids = itertools.count()
         self._pending: dict[int, socket.socket] = {}
         self._idle: asyncio.Queue[Child] = asyncio.Queue()
         self._exits: dict[int, asyncio.Future[int | None]] = {}
-        self._working: set[int] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -157,13 +153,6 @@ class Pool:
         task = asyncio.create_task(action)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def guard(self, pid: int, *, working: bool) -> None:
-        """Tell the watchdog whether a child is at work."""
-        (self._working.add if working else self._working.discard)(pid)
-        if self._watchdog is not None and self._watchdog.stdin is not None:
-            with contextlib.suppress(OSError):
-                os.write(self._watchdog.stdin.fileno(), f"{'+' if working else '-'}{pid}\n".encode())
 
     async def ended(self, pid: int) -> int | None:
         """Wait until a child has ended; see `Child.end`."""
@@ -237,6 +226,7 @@ class Pool:
                 sock = self._pending.pop(frame["id"])
                 reader, writer = await asyncio.open_unix_connection(sock=sock)
                 self._exits[frame["pid"]] = asyncio.get_running_loop().create_future()
+                self._tell_watchdog(f"+{frame['pid']}")
                 self._idle.put_nowait(Child(frame["pid"], reader, writer, self))
                 self.warm.set()
             case "died":
@@ -245,7 +235,13 @@ class Pool:
     def _exited(self, pid: int, code: int | None) -> None:
         future = self._exits.get(pid)
         if future is not None and not future.done():
+            self._tell_watchdog(f"-{pid}")
             future.set_result(code)
+
+    def _tell_watchdog(self, line: str) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._watchdog.stdin.fileno(), f"{line}\n".encode())
 
     def _fork(self) -> None:
         if self._control is None:

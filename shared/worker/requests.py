@@ -100,7 +100,8 @@ class RequestHandler:
         work = self._root.incoming(request.source) / name
         try:
             await asyncio.to_thread(work.mkdir)
-            child = await asyncio.wait_for(self._pool.get(), _CHILD_S)
+            async with asyncio.timeout(_CHILD_S):
+                child = await self._pool.get()
         except (FileNotFoundError, NotADirectoryError):
             return _later("given_up")  # the asker does not wait any more
         except TimeoutError:
@@ -109,7 +110,7 @@ class RequestHandler:
         self._working.add(execution)
         self._idle.clear()
         try:
-            outcome = await execution.run(self._job(request, work), lambda: None)
+            outcome = await execution.run(self._job(request, work))
             return self._refused(outcome) or await self._prepared(name, work)
         finally:
             self._working.discard(execution)

@@ -1,7 +1,7 @@
 """Kills the steps' processes when the worker is gone. A process of its own that imports little.
 
-Its standard input is a pipe whose only writer is the worker, which says `+<pid>` when a step's process begins and
-`-<pid>` when it has ended. End of file means that the worker is dead, however it died.
+Its standard input is a pipe whose only writer is the worker, which says `+<pid>` of each process that the fork server
+has made, and `-<pid>` when it has ended. End of file means that the worker is dead, however it died.
 """
 
 import os
@@ -15,17 +15,17 @@ _CHUNK_BYTES: Final = 4096
 
 
 def watch(pipe_fd: int) -> None:
-    """Read to the end of the pipe, then kill whatever is still at work."""
-    working: set[int] = set()
+    """Read to the end of the pipe, then kill what is left."""
+    children: set[int] = set()
     rest = b""
     while chunk := os.read(pipe_fd, _CHUNK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line.startswith(b"+"):
-                working.add(int(line[1:]))
+                children.add(int(line[1:]))
             else:
-                working.discard(int(line[1:]))
-    for pid in working:
+                children.discard(int(line[1:]))
+    for pid in children:
         kill_tree(pid)
 
 
