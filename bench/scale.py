@@ -46,6 +46,7 @@ MIX = (
 """What people ask for: photometry of all images, a search in half of them."""
 BURST = ("inspect", "photometry", "simple_transients", "subtraction")
 CLIENTS = 50
+POLL_S = 1.0
 SLEEP_S = 0.5
 PER_WORKER = 24
 SIZE_PIX = 1024
@@ -56,7 +57,7 @@ REPORT: TypeAdapter[StepStarted | StepDone | StepFailed] = TypeAdapter(StepStart
 def told(cost: Cost, steps: int) -> str:
     """Say what a step cost."""
     used = ", ".join(f"{name} {1e3 * value / steps:.1f}" for name, value in sorted(cost.cpu_s.items()))
-    written = ", ".join(f"{name} {cost.written[name] / steps / 1024:.0f}" for name in ("rabbitmq", "store"))
+    written = ", ".join(f"{name} {value / steps / 1024:.0f}" for name, value in sorted(cost.written.items()) if value)
     return f"of a step, ms of processor: {used}; KiB written: {written}"
 
 
@@ -71,7 +72,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def ceiling(args: argparse.Namespace) -> bool:
     """Steps per second of broker and workers."""
     count = args.steps
-    async with site(sleepers({"cleanup": 0.0}, slots=args.slots), gateway=False) as running:
+    async with site(sleepers({"cleanup": 0.0}, args.workers, args.slots), gateway=False) as running:
         broker = connect(running.state.amqp_url, "scale", settle_s=20)
         root = TasksRoot(running.state.volume)
         done: Counter[int] = Counter()
@@ -98,7 +99,10 @@ async def ceiling(args: argparse.Namespace) -> bool:
         seconds = time.perf_counter() - began
         cost = running.cost().since(before)
         await broker.close()
-    print(f"{count} steps, broker and a worker of {args.slots} slots {count / seconds:8.1f} steps/s (wanted: 300)")
+    print(
+        f"{count} steps, broker and {args.workers} workers of {args.slots} slots {count / seconds:8.1f} steps/s "
+        "(wanted: 300)"
+    )
     print(f"    {told(cost, count)}")
     return set(done.values()) == {1}
 
@@ -127,7 +131,7 @@ async def ended(clients: list[Api], tasks: list[int], chains: list[tuple[str, ..
         for number in mine:
             await api.process(tasks[number], list(chains[number]))
         for number in mine:
-            state = await api.wait(tasks[number], 0.5)
+            state = await api.wait(tasks[number], POLL_S)
             bad += state != f"{STEPS[chains[number][-1]].state}_done"
             last = max(last, await api.completed(tasks[number]))
         return last, bad
@@ -188,7 +192,7 @@ async def upload(api: Api, image: Path) -> int:
 async def burst(args: argparse.Namespace) -> bool:
     """Drain very many steps that were asked for at once."""
     steps = args.chains * len(BURST)
-    async with site(sleepers(dict.fromkeys(BURST, 0.0), slots=args.slots)) as running, session() as opened:
+    async with site(sleepers(dict.fromkeys(BURST, 0.0), args.workers, args.slots)) as running, session() as opened:
         clients = await Api.users(running.state, opened, CLIENTS)
         tasks = [await clients[number % CLIENTS].create() for number in range(args.chains)]
         before = running.cost()
@@ -229,7 +233,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=3000, help="of the ceiling")
     parser.add_argument("--chains", type=int, default=2500, help="of the burst, four steps each")
-    parser.add_argument("--slots", type=int, default=2, help="of the workers of ceiling and burst")
+    parser.add_argument("--workers", type=int, default=2, help="of ceiling and burst")
+    parser.add_argument("--slots", type=int, default=2, help="of each of them")
     return asyncio.run(measure(parser.parse_args()))
 
 
