@@ -22,6 +22,7 @@ from ..errors import DataError, InternalError, StepError, UsageError
 from ..metrics import Carrier
 from ..taskdir import NotFound, TaskDir, TasksRoot
 from . import wire
+from .gently import work_gently
 from .procfs import kill_descendants
 from .request import RequestContext, RequestSpec
 from .step import Resources, StepContext, StepSpec
@@ -39,6 +40,7 @@ def serve(sock: socket.socket, service: str, specs: Mapping[str, StepSpec | Requ
     code = 1
     try:
         os.setsid()
+        work_gently()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o022)
         idle_bytes = _peak_memory_bytes()

@@ -17,6 +17,7 @@ from typing import Final
 
 from . import procfs
 from .child import serve
+from .gently import work_gently
 from .request import RequestSpec
 from .step import StepSpec
 
@@ -42,6 +43,7 @@ def run_fork_server(control_fd: int, service: str, specs: Mapping[str, StepSpec 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     become_subreaper()
+    work_gently()
     for warm in dict.fromkeys(spec.warm for spec in specs.values()):
         warm()
     gc.collect()

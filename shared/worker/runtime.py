@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .gently import work_gently
 from .request import RequestSpec
 from .step import StepSpec
 
@@ -52,6 +53,7 @@ def main(service: str, specs: Iterable[StepSpec], requests: Iterable[RequestSpec
     settings = WorkerSettings()
     configure_logging(settings, service)
     tracing.begin(service)
+    work_gently()
     if only := set(settings.only):
         if unknown := only - {*steps, *asked}:
             sys.exit(f"STDWEB_ONLY: {service} has no {', '.join(sorted(unknown))}, but {', '.join((*steps, *asked))}")

@@ -12,6 +12,7 @@ import pytest
 from shared.broker.topology import DEAD_QUEUE, step_route
 from shared.contracts.messages import StepDone, StepFailed, StepProgress, StepStarted
 from shared.taskdir import Commit
+from shared.worker.gently import NICENESS
 from tests.support.rabbit import TestBroker, free_ports
 from tests.support.service import Bench, alive, until
 from tests.support.steps import BRIEF
@@ -54,6 +55,8 @@ async def test_progress_and_log_lines_arrive_while_the_step_runs(bench: Bench) -
     assert all(isinstance(one, StepProgress) and one.fraction == 0.5 for one in bench.progress)
     assert [type(report) for report in bench.reports] == [StepStarted]
     assert any("doing wait" in line for one in bench.progress for line in one.log)
+    (pid,) = Path(f"{bench.gate()}.pids").read_text().split()
+    assert os.getpriority(os.PRIO_PROCESS, int(pid)) == NICENESS
     assert bench.progress[-1].logged == sum(len(one.log) for one in bench.progress)
     assert not bench.ends(message)
     bench.gate().touch()
