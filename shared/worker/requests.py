@@ -25,6 +25,7 @@ from .results import keep_only
 from .wire import Frame
 
 _CHILD_S: Final = 20.0  # to wait for a child
+_DEATHS: Final = 2  # after which the image is to blame: one may be killed for what others need
 
 REQUEST_SECONDS: Final = Histogram(
     "stdweb_worker_request_seconds",
@@ -94,6 +95,15 @@ class RequestHandler:
             await asyncio.wait_for(self._idle.wait(), grace_s)
 
     async def _answer(self, request: FolderRequest) -> Prepared | Refusal:
+        for _ in range(_DEATHS):
+            reply = await self._attempt(request)
+            if reply is not None:
+                return reply
+        text = f"The {self.spec.title} crashed: the image is damaged, or needs too much memory."
+        return Refusal(code="crashed", error=text)
+
+    async def _attempt(self, request: FolderRequest) -> Prepared | Refusal | None:
+        """Do the work in a child; None when it died of it."""
         if self._stopping or not self._pool.warm.is_set():
             return _later("restarting")
         name = uuid.uuid4().hex
@@ -111,6 +121,9 @@ class RequestHandler:
         self._idle.clear()
         try:
             outcome = await execution.run(self._job(request, work))
+            if outcome.answer is None and outcome.stop is None:
+                log.error("child died", exit_code=outcome.exit_code)
+                return None
             return self._refused(outcome) or await self._prepared(name, work)
         finally:
             self._working.discard(execution)
@@ -144,15 +157,11 @@ class RequestHandler:
                 text = f"The {title} needed more than its {size:.3g} GiB of memory; try a smaller image."
                 return Refusal(code="memory_limit", error=text)
             case None:
-                return self._said(outcome)
+                assert outcome.answer is not None
+                return self._said(outcome.answer)
         return _later("restarting")
 
-    def _said(self, outcome: Outcome) -> Refusal | None:
-        answer = outcome.answer
-        if answer is None:
-            log.error("child died", exit_code=outcome.exit_code)
-            text = f"The {self.spec.title} crashed: the image is damaged, or needs too much memory."
-            return Refusal(code="crashed", error=text)
+    def _said(self, answer: Frame) -> Refusal | None:
         if answer["t"] == "done":
             return None
         internal = bool(answer.get("internal"))
