@@ -3,9 +3,9 @@
 ::
 
     stdweb.steps    direct  step name ─▶ step.<name>.v1       one quorum queue a step
-    stdweb.dead     fanout            ─▶ dead.v1              what the gateway makes failures of
+    stdweb.dead     fanout            ─▶ dead.v2              what the gateway makes failures of
                                          parking.v2           where it keeps them, by the default exchange
-    stdweb.events   topic   started, done, failed ─▶ gateway.reports.v1
+    stdweb.events   topic   started, done, failed ─▶ gateway.reports.v2
                             progress.<task> ─▶ a lossy queue of each gateway
     stdweb.control  fanout            ─▶ a lossy queue of each worker
     stdweb.delay.<step> direct ms     ─▶ delay.<step>.<ms>.v1 ─(time to live)─▶ stdweb.steps, under the step's name
@@ -30,8 +30,8 @@ EVENTS_EXCHANGE: Final = "stdweb.events"
 CONTROL_EXCHANGE: Final = "stdweb.control"
 REPLIES_EXCHANGE: Final = "stdweb.replies"
 
-REPORTS_QUEUE: Final = "gateway.reports.v1"
-DEAD_QUEUE: Final = "dead.v1"
+REPORTS_QUEUE: Final = "gateway.reports.v2"
+DEAD_QUEUE: Final = "dead.v2"
 PARKING_QUEUE: Final = "parking.v2"
 PROGRESS_PATTERN: Final = "progress.*"
 
@@ -42,7 +42,9 @@ DEAD_REASON: Final = "x-dead-reason"
 DEAD_AT: Final = "x-dead-at"
 """Headers of our own of a parked message: why and when it died, seconds since the epoch."""
 
-LOOKS_LIMIT: Final = 1_000_000  # looking at a parked message is a delivery; brokers from 4.0 on would drop it after 20
+LOOKS_LIMIT: Final = 1_000_000
+"""Deliveries of what the gateway puts back: each look at a parked message is one, and each second that a report or a
+dead letter waits for the store. Brokers from 4.0 on would drop them after 20."""
 DELIVERY_LIMIT: Final = 20  # restarts of workers are no failures: this only stops what nothing else stops
 CONSUMER_TIMEOUT_MARGIN_S: Final = 1800  # beyond the step's limit, for reporting while the broker comes and goes
 LOSSY_LENGTH: Final = 10_000  # messages; a gateway that slow shows gaps instead of filling the broker
@@ -175,10 +177,11 @@ def topology(delays_s: Iterable[float] = (), steps: Iterable[Step] = STEPS.value
         Exchange(CONTROL_EXCHANGE, "fanout"),
         Exchange(REPLIES_EXCHANGE, "direct"),
     ]
+    kept: dict[str, Argument] = {"x-delivery-limit": LOOKS_LIMIT}
     queues = [
-        Queue(REPORTS_QUEUE, tuple(Route(EVENTS_EXCHANGE, key) for key in ("started", "done", "failed"))),
-        Queue(DEAD_QUEUE, (Route(DEAD_EXCHANGE, ""),)),
-        Queue(PARKING_QUEUE, arguments={"x-delivery-limit": LOOKS_LIMIT}),
+        Queue(REPORTS_QUEUE, tuple(Route(EVENTS_EXCHANGE, key) for key in ("started", "done", "failed")), kept),
+        Queue(DEAD_QUEUE, (Route(DEAD_EXCHANGE, ""),), kept),
+        Queue(PARKING_QUEUE, arguments=kept),
     ]
     queues += [_rpc_queue(rpc) for rpc in RPCS.values()]
     delays_s = tuple(delays_s)

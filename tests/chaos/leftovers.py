@@ -7,8 +7,8 @@ from .evidence import Evidence
 Found = tuple[str, str, int | None]
 
 _DURABLE = {
-    "gateway.reports.v1",
-    "dead.v1",
+    "gateway.reports.v2",
+    "dead.v2",
     "parking.v2",
     *(f"step.{name}.v1" for name in ("cleanup", "inspect", "photometry", "simple_transients", "subtraction", "stack")),
 }

@@ -110,11 +110,11 @@ async def test_a_run_is_one_trace_from_the_request_to_the_last_report(
         if span.facts.get("stdweb.report") == "done" and span.facts["stdweb.step"] == "inspect"
     ]
     assert line_of(last, spans) == [
-        "stdweb-gateway: process gateway.reports.v1",
+        "stdweb-gateway: process gateway.reports.v2",
         "stdweb-inspect: publish stdweb.events",
         "stdweb-inspect: process step.inspect.v1",
         "stdweb-gateway: publish stdweb.steps",
-        "stdweb-gateway: process gateway.reports.v1",
+        "stdweb-gateway: process gateway.reports.v2",
         "stdweb-inspect: publish stdweb.events",
         "stdweb-inspect: process step.cleanup.v1",
         "stdweb-gateway: publish stdweb.steps",

@@ -17,7 +17,7 @@ from shared.broker import (
     step_route,
 )
 from shared.broker.memory import MemoryBroker
-from shared.broker.topology import CONTROL_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, REPORTS_QUEUE, topology
+from shared.broker.topology import CONTROL_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, PARKING_QUEUE, REPORTS_QUEUE, topology
 from shared.contracts.messages import Cancel, StepMessage, StepProgress, StepStarted
 from shared.contracts.steps import STEPS
 
@@ -58,6 +58,17 @@ def test_every_step_has_a_queue_whose_dead_letters_are_kept() -> None:
         assert queue.arguments["x-delivery-limit"] == 20
         assert int(queue.arguments["x-consumer-timeout"]) > step.time_limit_s * 1000
     assert {DEAD_QUEUE, REPORTS_QUEUE} < queues.keys()
+
+
+def test_what_the_gateway_puts_back_while_the_store_is_away_is_not_dropped() -> None:
+    """It does so each second; a quorum queue without a limit of its own drops after 20 deliveries from 4.0 on."""
+    week_s = 7 * 86_400
+    for queue in topology((5.0,)).queues:
+        waits_for_its_time = queue.name.startswith("delay.")  # nobody takes from it
+        if queue.kind == "quorum" and not waits_for_its_time:
+            assert "x-delivery-limit" in queue.arguments, queue.name
+        if queue.name in {REPORTS_QUEUE, DEAD_QUEUE, PARKING_QUEUE}:
+            assert int(queue.arguments["x-delivery-limit"]) > week_s
 
 
 async def test_at_most_prefetch_messages_are_held_until_acknowledged() -> None:
