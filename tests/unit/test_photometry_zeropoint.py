@@ -122,7 +122,7 @@ def test_few_stars_reduce_the_model_and_the_log_says_so(count: int) -> None:
 
 
 def test_too_few_stars_are_an_error_that_says_how_many() -> None:
-    with pytest.raises(DataError, match="Only 2 good stars"):
+    with pytest.raises(DataError, match="Only 2 good stars match the catalogue, of 2 that match at all"):
         fit_zero_point(made_up(2), Terms(), SHAPE, log=silent)
 
 
