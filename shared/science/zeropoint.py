@@ -267,8 +267,8 @@ def fit_zero_point(
     if count < MIN_STARS:
         text = (
             f"Only {count} good stars match the catalogue, of {len(pairs.mag)} that match at all; at least {MIN_STARS} "
-            "are needed. Check the WCS (blind_match_wcs, sr_override), the catalogue and its magnitude range, and whether "
-            "gain and saturation are those of the detector."
+            "are needed. Check the WCS (blind_match_wcs, sr_override), the catalogue and its magnitude range, and "
+            "whether gain and saturation are those of the detector."
         )
         raise DataError("too_few_matches", text)
     terms = replace(terms, color=use_color)

@@ -125,11 +125,13 @@ class Stack:
         for place in (self.volume, self.mirror, self.store.folder if self.ports else self.folder / "store"):
             place.mkdir(exist_ok=True)
         names = ("broker", "dist", "epmd", "store", *GATEWAYS, *SERVICES)
-        self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        for name in (*GATEWAYS, *SERVICES):
-            for server in ("broker", "store") if name in GATEWAYS else ("broker",):
-                self.proxies[name, server] = Proxy(self.ports[server])
-                await self.proxies[name, server].start()
+        ways = [(name, server) for name in GATEWAYS for server in ("broker", "store")]
+        ways += [(name, "broker") for name in SERVICES]
+        free = _free_ports(len(names) + len(ways))  # at once, so that nobody is given the port of another
+        self.ports = dict(zip(names, free, strict=False))
+        for (name, server), port in zip(ways, free[len(names) :], strict=True):
+            self.proxies[name, server] = Proxy(self.ports[server], port)
+            await self.proxies[name, server].start()
         self.node.prepare()
         (self.folder / "mark").write_text(self.mark)
         self._supervisor = Supervisor(self._components(), self.folder)
