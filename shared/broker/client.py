@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -13,9 +12,9 @@ import structlog
 from aio_pika.abc import (
     AbstractExchange,
     AbstractIncomingMessage,
+    AbstractQueue,
     AbstractRobustChannel,
     AbstractRobustConnection,
-    AbstractRobustQueue,
     HeadersType,
 )
 from pydantic import BaseModel
@@ -23,11 +22,14 @@ from pydantic import BaseModel
 from .. import tracing
 from ..contracts.messages import Message
 from ..contracts.rpc import Rpc
-from .connection import open_connection
-from .delivery import AWAY, RabbitDelivery
-from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler
+from .connection import open_connection, open_publisher
+from .declaring import Declarer, declare_queue, open_channel
+from .delivery import AWAY, RabbitDelivery, settled
+from .interface import Answer, Broker, BrokerUnavailable, Consumer, Depth, Handler, QueueAway, Refused
+from .onenode import Attachment, OneNodeConsumer, watch
 from .rpc import Calls, serve
-from .topology import LOSSY_LENGTH, REPLY_PREFIX, HeaderValue, Queue, Route, Topology, reply_queue, topology
+from .spans import sending, taking
+from .topology import LOSSY_LENGTH, HeaderValue, Queue, Route, Topology, reply_queue, topology
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +72,7 @@ def connect(
 class _Consumer:
     """A subscription on a channel of its own."""
 
-    def __init__(self, channel: AbstractRobustChannel, queue: AbstractRobustQueue, tag: str) -> None:
+    def __init__(self, channel: AbstractRobustChannel, queue: AbstractQueue, tag: str) -> None:
         self._channel = channel
         self._queue = queue
         self._tag = tag
@@ -95,7 +97,7 @@ class RabbitBroker:
         self._url = url
         self._name = name
         self._settle_s = settle_s
-        self._topology = what
+        self._declarer = Declarer(what, settle_s)
         self._declares = declares
         self._queues = {queue.name: queue for queue in what.queues}
         self._ready = asyncio.Event()
@@ -103,6 +105,7 @@ class RabbitBroker:
         self._consumers: list[_Consumer] = []  # the library itself holds its channels by weak references only
         self._connection: AbstractRobustConnection | None = None
         self._publisher: AbstractRobustChannel | None = None
+        self._renewing = asyncio.Lock()
         self._calls = Calls(self._send_to, self._take_replies, self.depth)
         self._opening = asyncio.create_task(self._open())
 
@@ -132,9 +135,9 @@ class RabbitBroker:
                 log.warning("broker unreachable", error=str(error), retry_s=retry_s)
             else:
                 try:
-                    await self._declare(connection)
-                    publisher = connection.channel(publisher_confirms=True, on_return_raises=True)
-                    await publisher.initialize()
+                    if self._declares:
+                        await self._declarer.declare(connection)
+                    publisher = await open_publisher(connection)
                 except AWAY as error:
                     log.warning("broker refused the topology", error=str(error), retry_s=retry_s)
                     with contextlib.suppress(*AWAY):
@@ -150,28 +153,15 @@ class RabbitBroker:
 
     async def _reconnected(self, connection: AbstractRobustConnection | None) -> None:
         log.info("broker connected again")
-        if connection is not None:
+        if connection is not None and self._declares:
             # a broker that lost its disk has to be told again what there is
             with contextlib.suppress(*AWAY):
-                await self._declare(connection)
-
-    async def _declare(self, connection: AbstractRobustConnection) -> None:
-        if not self._declares:
-            return
-        channel = connection.channel(publisher_confirms=False)
-        await channel.initialize(timeout=self._settle_s)
-        try:
-            for exchange in self._topology.exchanges:
-                await channel.declare_exchange(exchange.name, exchange.type, durable=True, robust=False)
-            for queue in self._topology.queues:
-                await _declare_queue(channel, queue, robust=False)
-        finally:
-            with contextlib.suppress(*AWAY):
-                await channel.close()
+                await self._declarer.declare(connection)
 
     async def close(self) -> None:
         """End the connection and the handlers."""
         await self._calls.close()
+        await self._declarer.close()
         self._opening.cancel()
         for task in self._tasks:
             task.cancel()
@@ -191,7 +181,7 @@ class RabbitBroker:
         headers: Mapping[str, HeaderValue] | None = None,
     ) -> None:
         """Publish durably; see `Broker`."""
-        with _sending(route, message_id):
+        with sending(route, message_id):
             body = aio_pika.Message(
                 message if isinstance(message, bytes) else message.model_dump_json().encode(),
                 headers=_headers({**(headers or {}), **tracing.carried()}),
@@ -199,7 +189,20 @@ class RabbitBroker:
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
                 message_id=message_id,
             )
-            await self._settled(self._send(self._publishing(), route, body))
+            publisher = self._publishing()
+            try:
+                await self._settled(self._send(publisher, route, body))
+            except Refused:
+                await self._renew(publisher)
+                raise
+
+    async def _renew(self, refused: AbstractRobustChannel) -> None:
+        # where the first message of a channel finds the queue's leader gone, the broker refuses all others, too
+        async with self._renewing:
+            if self._publisher is refused and self._connection is not None:
+                with contextlib.suppress(BrokerUnavailable):
+                    self._publisher = await self._settled(open_publisher(self._connection))
+                    await self._settled(refused.close())
 
     def _publishing(self) -> AbstractRobustChannel:
         publisher = self._publisher
@@ -226,22 +229,8 @@ class RabbitBroker:
         body = aio_pika.Message(message.model_dump_json().encode(), content_type="application/json")
         await exchange.publish(body, route.key, mandatory=False)
 
-    async def _settled(self, action: Coroutine[Any, Any, T]) -> T:
-        # in a task of its own: the library cancels whoever waits on a channel that closes, and that is not our cancel
-        task = asyncio.ensure_future(action)
-        try:
-            await asyncio.wait({task}, timeout=self._settle_s)
-        finally:
-            if not task.done():
-                task.cancel()
-        if not task.done() or task.cancelled():
-            msg = "the broker gave no confirmation"
-            raise BrokerUnavailable(msg)
-        try:
-            return task.result()
-        except AWAY as error:
-            msg = f"the broker took no message: {error!r}"
-            raise BrokerUnavailable(msg) from error
+    async def _settled(self, action: Awaitable[T]) -> T:
+        return await settled(action, self._settle_s)
 
     # ---- asking and answering
 
@@ -255,7 +244,7 @@ class RabbitBroker:
         return await serve(rpc, answer, self._send_to, partial(self.consume, prefetch=prefetch))
 
     async def _send_to(self, route: Route, body: bytes, message_id: str, reply_to: str, useful_s: float) -> None:
-        with _sending(route, message_id):
+        with sending(route, message_id):
             message = aio_pika.Message(
                 body,
                 headers=_headers(tracing.carried()),
@@ -270,26 +259,54 @@ class RabbitBroker:
 
     async def _take_replies(self, handler: Handler) -> str:
         queue = reply_queue(uuid.uuid4().hex)
-        self._queues[queue.name] = queue
-        await self.consume(queue.name, handler, prefetch=_REPLIES_AT_ONCE)
+        # away with its node it is of no use any more: the next question makes another
+        await self._take(queue, handler, _REPLIES_AT_ONCE, declares=True, gone=self._calls.lost)
         return queue.name
 
     # ---- consuming
 
-    async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> _Consumer:
+    async def consume(self, queue: str, handler: Handler, *, prefetch: int) -> Consumer:
         """Take messages from a queue; see `Broker`."""
+        what = self._queues[queue]
+        if what.kind == "classic":
+            return await self._take(what, handler, prefetch, declares=self._declares)
 
         async def subscribe(connection: AbstractRobustConnection) -> _Consumer:
             channel = connection.channel(publisher_confirms=False)
             await channel.initialize()
             await channel.set_qos(prefetch_count=prefetch)
             if self._declares:
-                declared = await _declare_queue(channel, self._queues[queue], robust=True)
+                declared = await declare_queue(channel, what)
             else:
                 declared = await channel.declare_queue(queue, passive=True)
             return _Consumer(channel, declared, await declared.consume(self._receiver(handler, queue)))
 
-        return await self._persist(subscribe)
+        return self._kept(await self._persist(subscribe))
+
+    async def _take(
+        self, queue: Queue, handler: Handler, prefetch: int, *, declares: bool, gone: Callable[[], None] | None = None
+    ) -> Consumer:
+        async def attach(connection: AbstractRobustConnection) -> Attachment:
+            channel = await open_channel(connection)
+            try:
+                lost = await watch(channel)
+                await channel.set_qos(prefetch_count=prefetch)
+                if declares:
+                    declared = await declare_queue(channel, queue)
+                else:
+                    declared = await channel.declare_queue(queue.name, passive=True)
+                tag = await declared.consume(self._receiver(handler, queue.name))
+            except BaseException:
+                with contextlib.suppress(*AWAY):
+                    await channel.close()
+                raise
+            return Attachment(channel, declared, tag, lost)
+
+        again = partial(self._persist, attach, waits=gone is None)
+        consumer = OneNodeConsumer(await self._persist(attach), again, gone)
+        self._tasks.add(consumer.keeping)
+        consumer.keeping.add_done_callback(self._tasks.discard)
+        return consumer
 
     async def listen(self, exchange: str, patterns: Iterable[str], handler: Handler) -> _Consumer:
         """Take copies of messages; see `Broker`."""
@@ -307,24 +324,27 @@ class RabbitBroker:
                 await declared.bind(exchange, pattern)
             return _Consumer(channel, declared, await declared.consume(self._receiver(handler), no_ack=True))
 
-        return await self._persist(subscribe)
+        return self._kept(await self._persist(subscribe))
+
+    def _kept(self, consumer: _Consumer) -> _Consumer:
+        self._consumers.append(consumer)
+        return consumer
 
     async def _persist(
-        self, subscribe: Callable[[AbstractRobustConnection], Coroutine[Any, Any, _Consumer]]
-    ) -> _Consumer:
-        """Subscribe, again when the connection is lost meanwhile; later losses are mended by the robust connection."""
+        self, subscribe: Callable[[AbstractRobustConnection], Coroutine[Any, Any, T]], *, waits: bool = True
+    ) -> T:
+        """Subscribe, again when the connection is lost meanwhile; `waits` for a queue that is not there too."""
         while True:
             await self.ready()
             assert self._connection is not None
             await self._connection.ready()
             try:
-                consumer = await self._settled(subscribe(self._connection))
+                return await self._settled(subscribe(self._connection))
             except BrokerUnavailable as error:
+                if isinstance(error, QueueAway) and not waits:
+                    raise
                 log.warning("subscription failed", error=str(error), retry_s=1)
                 await asyncio.sleep(1)
-            else:
-                self._consumers.append(consumer)
-                return consumer
 
     def _receiver(
         self, handler: Handler, queue: str | None = None
@@ -344,26 +364,16 @@ class RabbitBroker:
         assert self._connection is not None
         return await self._settled(self._depth(self._connection, queue))
 
-    async def _depth(self, connection: AbstractRobustConnection, queue: str) -> Depth:
+    @staticmethod
+    async def _depth(connection: AbstractRobustConnection, queue: str) -> Depth:
         # on a channel that knows the queue the library would answer from memory
-        channel = connection.channel(publisher_confirms=False)
-        await channel.initialize()
+        channel = await open_channel(connection)
         try:
-            declared = await channel.declare_queue(queue, passive=True, robust=False)
-            result = declared.declaration_result
+            result = (await channel.declare_queue(queue, passive=True)).declaration_result
             return Depth(result.message_count or 0, result.consumer_count or 0)
         finally:
             with contextlib.suppress(*AWAY):
                 await channel.close()
-
-
-async def _declare_queue(channel: AbstractRobustChannel, queue: Queue, *, robust: bool) -> AbstractRobustQueue:
-    declared = await channel.declare_queue(
-        queue.name, durable=True, arguments={"x-queue-type": queue.kind, **queue.arguments}, robust=robust
-    )
-    for route in queue.bindings:
-        await declared.bind(route.exchange, route.key, robust=robust)
-    return declared
 
 
 async def _exchange(channel: AbstractRobustChannel, name: str) -> AbstractExchange:
@@ -374,23 +384,9 @@ def _headers(headers: Mapping[str, HeaderValue]) -> HeadersType:
     return dict(headers)
 
 
-def _sending(route: Route, message_id: str) -> AbstractContextManager[object]:
-    # each asker has a queue of its own: its name is none of few
-    name = route.exchange or route.key
-    facts = {"messaging.system": "rabbitmq", "messaging.destination.name": name, "messaging.message.id": message_id}
-    return tracing.span(f"publish {name}", "producer", facts=facts)
-
-
-def _taking(delivery: RabbitDelivery, queue: str | None) -> AbstractContextManager[object]:
-    if queue is None or queue.startswith(REPLY_PREFIX):  # who has asked goes on in a span of its own
-        return nullcontext()
-    facts = {"messaging.system": "rabbitmq", "messaging.destination.name": queue}
-    return tracing.span(f"process {queue}", "consumer", of=delivery.headers, facts=facts)
-
-
 async def _guarded(handler: Handler, delivery: RabbitDelivery, queue: str | None) -> None:
     try:
-        with _taking(delivery, queue):
+        with taking(delivery, queue):
             await handler(delivery)
     except Exception:
         log.exception("message handler failed", message_id=delivery.message_id)

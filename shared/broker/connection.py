@@ -1,7 +1,7 @@
 """A connection that comes back by itself, and ends when it is told to."""
 
 import aio_pika
-from aio_pika.abc import AbstractRobustConnection
+from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
 from aio_pika.connection import make_url
 
 
@@ -27,3 +27,10 @@ async def open_connection(url: str, name: str) -> AbstractRobustConnection:
         await connection.close()
         raise
     return connection
+
+
+async def open_publisher(connection: AbstractRobustConnection) -> AbstractRobustChannel:
+    """Open a channel on which everything is confirmed, and what nobody takes comes back."""
+    publisher = connection.channel(publisher_confirms=True, on_return_raises=True)
+    await publisher.initialize()
+    return publisher

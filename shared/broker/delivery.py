@@ -1,15 +1,48 @@
-"""A message of RabbitMQ behind the `Delivery` interface."""
+"""A message of RabbitMQ behind the `Delivery` interface, and how the library fails."""
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from aio_pika.abc import AbstractIncomingMessage
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, DeliveryError, PublishError
+
+from .interface import BrokerUnavailable, QueueAway, Refused
+
+T = TypeVar("T")
 
 AWAY: Final = (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.InvalidStateError)
 """What the library raises when the connection, or a channel, is lost."""
+
+
+async def settled(action: Awaitable[T], settle_s: float) -> T:
+    """Wait for what the broker says, at most `settle_s` seconds.
+
+    Raises
+    ------
+    BrokerUnavailable
+        When it says no, or nothing: `QueueAway` when there is nothing of that name, `Refused` when a queue takes no
+        message.
+    """
+    # in a task of its own: the library cancels whoever waits on a channel that closes, and that is not our cancel
+    task = asyncio.ensure_future(action)
+    try:
+        await asyncio.wait({task}, timeout=settle_s)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done() or task.cancelled():
+        msg = "the broker gave no confirmation"
+        raise BrokerUnavailable(msg)
+    try:
+        return task.result()
+    except ChannelNotFoundEntity as error:
+        raise QueueAway(str(error)) from error
+    except AWAY as error:
+        refused = isinstance(error, DeliveryError) and not isinstance(error, PublishError)
+        msg = f"the broker took no message: {error!r}"
+        raise (Refused if refused else BrokerUnavailable)(msg) from error
 
 
 class RabbitDelivery:

@@ -18,6 +18,14 @@ class BrokerUnavailable(Exception):
     """
 
 
+class Refused(BrokerUnavailable):
+    """The broker has said that it does not keep the message."""
+
+
+class QueueAway(BrokerUnavailable):
+    """There is no such queue, or none that can be reached: the node that it lives on is away."""
+
+
 class NoAnswer(Exception):
     """Nobody answered a request in time, or nobody is there to answer it."""
 
@@ -97,7 +105,7 @@ class Broker(Protocol):
         """Whether there is a connection now."""
 
     async def ready(self) -> None:
-        """Wait until there is a connection and everything is declared."""
+        """Wait until there is a connection and everything is declared, but queues whose only node is away."""
 
     async def publish(
         self,
@@ -146,7 +154,7 @@ class Broker(Protocol):
         Raises
         ------
         BrokerUnavailable
-            When the broker does not answer.
+            When the broker does not answer; `QueueAway` when there is no such queue now.
         """
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import structlog
 from pydantic import BaseModel
 
 from ..contracts.rpc import Refusal, Rpc
-from .interface import Answer, BrokerUnavailable, Consumer, Delivery, Depth, Handler, NoAnswer
+from .interface import Answer, BrokerUnavailable, Consumer, Delivery, Depth, Handler, NoAnswer, QueueAway
 from .topology import Route, reply_route, rpc_route
 
 log = structlog.get_logger(__name__)
@@ -64,6 +64,8 @@ class Calls:
                     await asyncio.wait({answer}, timeout=_LOOK_AFTER_S)
                     if not answer.done():
                         await self._look(rpc)
+                if answer.cancelled():
+                    raise NoAnswer(f"the queue for the answer to {rpc.name} was lost")
                 return answer.result()
         except TimeoutError:
             raise NoAnswer(f"no answer to {rpc.name} within {rpc.time_limit_s:g} s") from None
@@ -73,10 +75,18 @@ class Calls:
     async def _look(self, rpc: Rpc) -> None:
         try:
             depth = await self._depth(rpc.queue)
+        except QueueAway as error:
+            raise NoAnswer(f"nobody can serve {rpc.name}") from error
         except BrokerUnavailable:
             return  # the answer may come when the broker is back
         if depth.consumers == 0:
             raise NoAnswer(f"nobody serves {rpc.name}")
+
+    def lost(self) -> None:
+        """Give up what is waited for: the queue for the answers is away. The next question makes another."""
+        self._queue = None
+        for answer in self._waiting.values():
+            answer.cancel()
 
     async def _take(self, delivery: Delivery) -> None:
         await delivery.ack()

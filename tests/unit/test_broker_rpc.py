@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.broker import BrokerUnavailable, NoAnswer
-from shared.broker.memory import MemoryBroker
+from shared.broker import BrokerUnavailable, Depth, Handler, NoAnswer, Route
+from shared.broker.interface import QueueAway
+from shared.broker.memory import MemoryBroker, MemoryDelivery
+from shared.broker.rpc import Calls
 from shared.broker.topology import topology
 from shared.contracts.rpc import PREVIEW_RENDER, RPCS, Refusal, Request
 
@@ -56,3 +58,49 @@ async def test_without_broker_or_service_there_is_no_answer() -> None:
     broker.away = True
     with pytest.raises(BrokerUnavailable):
         await broker.call(PREVIEW_RENDER, REQUEST)
+
+
+async def test_a_question_whose_queue_is_away_is_given_up() -> None:
+    async def send(*_: object) -> None:
+        pass
+
+    async def subscribe(_: Handler) -> str:
+        return "reply.own"
+
+    async def depth(_: str) -> Depth:
+        msg = "home node is down"
+        raise QueueAway(msg)
+
+    calls = Calls(send, subscribe, depth)
+    with pytest.raises(NoAnswer, match="can serve"):
+        await asyncio.wait_for(calls.call(PREVIEW_RENDER, REQUEST), 10)
+    await calls.close()
+
+
+async def test_what_waits_is_given_up_with_the_queue_for_answers_and_the_next_question_has_another() -> None:
+    sent: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    handlers: list[Handler] = []
+
+    async def send(_: Route, __: bytes, call_id: str, reply_to: str, ___: float) -> None:
+        await sent.put((call_id, reply_to))
+
+    async def subscribe(handler: Handler) -> str:
+        handlers.append(handler)
+        return f"reply.{len(handlers)}"
+
+    async def depth(_: str) -> Depth:
+        return Depth(0, 1)
+
+    calls = Calls(send, subscribe, depth)
+    waiting = [asyncio.create_task(calls.call(PREVIEW_RENDER, REQUEST)) for _ in range(2)]
+    assert {(await sent.get())[1] for _ in waiting} == {"reply.1"}
+    calls.lost()
+    for ended in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(ended, NoAnswer)
+
+    question = asyncio.create_task(calls.call(PREVIEW_RENDER, REQUEST))
+    call_id, reply_to = await sent.get()
+    assert reply_to == "reply.2"
+    await handlers[-1](MemoryDelivery(Route("", reply_to), b"{}", call_id, {}))
+    assert await question == b"{}"
+    await calls.close()
