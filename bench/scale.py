@@ -192,7 +192,8 @@ async def upload(api: Api, image: Path) -> int:
 async def burst(args: argparse.Namespace) -> bool:
     """Drain very many steps that were asked for at once."""
     steps = args.chains * len(BURST)
-    async with site(sleepers(dict.fromkeys(BURST, 0.0), args.workers, args.slots)) as running, session() as opened:
+    services = [sleepers({step: 0.0}, slots=args.slots) for step in BURST]
+    async with site(*services) as running, session() as opened:
         clients = await Api.users(running.state, opened, CLIENTS)
         tasks = [await clients[number % CLIENTS].create() for number in range(args.chains)]
         before = running.cost()
@@ -233,7 +234,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=3000, help="of the ceiling")
     parser.add_argument("--chains", type=int, default=2500, help="of the burst, four steps each")
-    parser.add_argument("--workers", type=int, default=2, help="of ceiling and burst")
+    parser.add_argument("--workers", type=int, default=2, help="of the ceiling; the burst has one for each step")
     parser.add_argument("--slots", type=int, default=2, help="of each of them")
     return asyncio.run(measure(parser.parse_args()))
 

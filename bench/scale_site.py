@@ -110,8 +110,8 @@ async def site(*workers: Workers, gateway: bool = True) -> AsyncIterator[Site]:
     wanted = {"rabbitmq"} | ({"store", "gateway"} if gateway else set())
     parts = [part for part in local if part.name in wanted]
     like = next(part for part in local if part.name == "photometry")
-    for kind in workers:
-        parts += [_worker(state, like, kind, number + 1, ports.pop()) for number in range(kind.count)]
+    processes = [kind for kind in workers for _ in range(kind.count)]
+    parts += [_worker(state, like, kind, number, ports.pop()) for number, kind in enumerate(processes, 1)]
     supervisor = Supervisor(parts, folder)
     running = asyncio.create_task(supervisor.run())
     try:
