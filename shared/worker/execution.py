@@ -1,7 +1,6 @@
 """One step in one child: limits, memory, cancelling, and how it ended."""
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +10,7 @@ from .. import metrics, tracing
 from . import wire
 from .beside import beside
 from .pool import Child
-from .procfs import members, memory_bytes, snapshot
+from .procfs import memory_bytes
 
 _POLL_S: Final = 0.2  # between looks at time and memory
 
@@ -121,7 +120,7 @@ class Execution:
         """Look at time and memory; called when the first `_POLL_S` seconds have passed."""
         ends = time.monotonic() - _POLL_S + self._time_limit_s
         while True:
-            used = await asyncio.to_thread(self._memory)
+            used = await asyncio.to_thread(memory_bytes, self._child.pid)
             self._peak = max(self._peak, used)
             if used > self._memory_limit_bytes:
                 await self.stop(Stop.MEMORY_LIMIT)
@@ -130,8 +129,3 @@ class Execution:
                 await self.stop(Stop.TIME_LIMIT)
                 return
             await asyncio.sleep(_POLL_S)
-
-    def _memory(self) -> int:
-        with contextlib.suppress(OSError):
-            return memory_bytes(members(self._child.pid, snapshot()))
-        return 0

@@ -57,10 +57,15 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
-def memory_bytes(pids: set[int]) -> int:
-    """Sum up the memory that processes do not share with files, bytes."""
+def memory_bytes(root: int) -> int:
+    """Sum up the memory that a process and its descendants do not share with files, bytes."""
     total = 0
-    for pid in pids:
+    todo, seen = [root], {root}
+    while todo:
+        pid = todo.pop()
+        below = children_of(pid) - seen
+        seen |= below
+        todo += below
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/statm").read_text().split()
             total += (int(fields[1]) - int(fields[2])) * _PAGE_BYTES

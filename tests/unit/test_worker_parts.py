@@ -79,7 +79,7 @@ def test_a_process_is_found_measured_and_killed_with_all_below_it() -> None:
         found = members(parent.pid, snapshot())
         assert found == {parent.pid, child}
         assert children_of(parent.pid) == {child}
-        assert 2**20 < memory_bytes(found) < 2**28
+        assert 2**21 < memory_bytes(child) + 2**20 < memory_bytes(parent.pid) < 2**28
         kill_tree(parent.pid)
         parent.wait(10)
     assert not members(parent.pid, snapshot())
