@@ -13,6 +13,7 @@ burst     Chains of 10,000 steps asked for at once by 50 users, for workers that
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import aiohttp
+import structlog
 from bench_plumbing import Api, quantile
 from pydantic import TypeAdapter
 from scale_site import Cost, Workers, site, sleepers
@@ -236,6 +238,7 @@ def main() -> int:
     parser.add_argument("--chains", type=int, default=2500, help="of the burst, four steps each")
     parser.add_argument("--workers", type=int, default=2, help="of the ceiling; the burst has one for each step")
     parser.add_argument("--slots", type=int, default=2, help="of each of them")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     return asyncio.run(measure(parser.parse_args()))
 
 
