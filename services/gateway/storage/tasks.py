@@ -26,6 +26,7 @@ from .store import Store, answering
 from .together import Together
 
 _BATCH: Final = 20
+_ACTIVE_AT_ONCE: Final = 200
 _MAX_CONFIGS: Final = 4 * 2**20  # characters of configs in one answer
 _LISTED: Final = ("original_name", "title", "state", "user", "created", "modified")
 _STATE: Final = ("state", "user", "groups", "created", "run.id", "run.status")
@@ -197,9 +198,13 @@ class Tasks:
         waiting
             Whether also those are listed whose step is held back by fair share.
         """
+        found: list[Task] = []
         async with answering():
             cursor = self._tasks.find({"work": ACTIVE if waiting else RELEASED}, dict.fromkeys(_ACTIVE, 1))
-            return [task_from_doc(doc) for doc in await cursor.to_list(None)]
+            cursor.batch_size(_ACTIVE_AT_ONCE)
+            while docs := await cursor.to_list(_ACTIVE_AT_ONCE):  # a backlog of thousands keeps no request waiting
+                found += [task_from_doc(doc) for doc in docs]
+        return found
 
     async def released(self, user: str, step: str) -> int:
         """Count the steps of a user that are in a queue or being worked on."""
