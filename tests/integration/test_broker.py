@@ -3,33 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
 from shared.broker import Broker, BrokerUnavailable, Delivery, Route, connect, delay_route, step_route
 from shared.broker.topology import DEAD_QUEUE
-from shared.contracts.messages import StepMessage
 from shared.contracts.steps import STEPS
-from tests.support.rabbit import TestBroker
+from tests.support.rabbit import TestBroker, step_message
 
 QUEUE = STEPS["inspect"].queue
 DEADLINE_S = 60
-
-
-def message(number: int) -> StepMessage:
-    return StepMessage(
-        task_id=number,
-        run_id="r",
-        at=datetime.now(UTC),
-        step_id=f"s{number}",
-        step="inspect",
-        attempt=1,
-        seq=1,
-        position=1,
-        total=1,
-        config={},
-    )
 
 
 @pytest.fixture
@@ -42,8 +25,8 @@ async def broker(rabbit: TestBroker) -> AsyncIterator[Broker]:
 
 async def test_unroutable_messages_raise_and_others_wait(broker: Broker) -> None:
     with pytest.raises(BrokerUnavailable, match="NO_ROUTE"):
-        await broker.publish(Route("stdweb.steps", "unknown"), message(1), message_id="s1")
-    await broker.publish(step_route("inspect"), message(1), message_id="s1")
+        await broker.publish(Route("stdweb.steps", "unknown"), step_message(1), message_id="s1")
+    await broker.publish(step_route("inspect"), step_message(1), message_id="s1")
     assert (await broker.depth(QUEUE)).messages == 1
 
 
@@ -52,7 +35,7 @@ async def test_delayed_and_rejected_messages_keep_body_id_and_key(broker: Broker
     await broker.consume(QUEUE, arrived.put, prefetch=1)
     await broker.consume(DEAD_QUEUE, arrived.put, prefetch=1)
     began = time.monotonic()
-    await broker.publish(delay_route("inspect", 0.2), message(1), message_id="s1", headers={"x-tries": 1})
+    await broker.publish(delay_route("inspect", 0.2), step_message(1), message_id="s1", headers={"x-tries": 1})
     delivery = await asyncio.wait_for(arrived.get(), DEADLINE_S)
     assert time.monotonic() - began >= 0.2
     assert (delivery.routing_key, delivery.message_id, delivery.headers["x-tries"]) == ("inspect", "s1", 1)
@@ -66,11 +49,11 @@ async def test_delayed_and_rejected_messages_keep_body_id_and_key(broker: Broker
 async def test_after_a_crash_of_the_broker_nothing_confirmed_is_lost(rabbit: TestBroker, broker: Broker) -> None:
     arrived: asyncio.Queue[Delivery] = asyncio.Queue()
     await broker.consume(QUEUE, arrived.put, prefetch=10)
-    await broker.publish(step_route("inspect"), message(1), message_id="s1")
+    await broker.publish(step_route("inspect"), step_message(1), message_id="s1")
     held = await asyncio.wait_for(arrived.get(), DEADLINE_S)
     rabbit.kill()
     with pytest.raises(BrokerUnavailable):
-        await broker.publish(step_route("inspect"), message(2), message_id="s2")
+        await broker.publish(step_route("inspect"), step_message(2), message_id="s2")
     await asyncio.to_thread(rabbit.restart)
     await held.ack()  # of a channel that is gone
     again = await asyncio.wait_for(arrived.get(), DEADLINE_S)
@@ -79,5 +62,5 @@ async def test_after_a_crash_of_the_broker_nothing_confirmed_is_lost(rabbit: Tes
     async with asyncio.timeout(DEADLINE_S):
         while not broker.connected:
             await asyncio.sleep(0.05)
-    await broker.publish(step_route("inspect"), message(3), message_id="s3")
+    await broker.publish(step_route("inspect"), step_message(3), message_id="s3")
     assert (await asyncio.wait_for(arrived.get(), DEADLINE_S)).message_id == "s3"

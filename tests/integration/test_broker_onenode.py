@@ -14,26 +14,14 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from shared.broker import Broker, BrokerUnavailable, Delivery, NoAnswer, Route, connect, step_route
 from shared.broker.topology import REPLIES_EXCHANGE
-from shared.contracts.messages import StepMessage
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal, Request
 from shared.contracts.steps import STEPS
-from tests.support.rabbit import TestBroker
+from tests.support.rabbit import TestBroker, step_message
 from tests.support.relay import Relay
 
 QUEUE = STEPS["inspect"].queue
 REQUEST = Request(at=datetime(2026, 1, 1, tzinfo=UTC), request_id="r1")
-STEP = StepMessage(
-    task_id=1,
-    run_id="r",
-    at=datetime(2026, 1, 1, tzinfo=UTC),
-    step_id="s1",
-    step="inspect",
-    attempt=1,
-    seq=1,
-    position=1,
-    total=1,
-    config={},
-)
+STEP = step_message(1)
 DEADLINE_S = 60
 
 

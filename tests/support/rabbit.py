@@ -4,13 +4,31 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from shared.broker.rights import rights_of
+from shared.contracts.messages import StepMessage
 from stdweb.stack.components import ANSWERING, SERVICES
 from stdweb.stack.rabbit import USER, RabbitNode
 
 VHOSTS = tuple(f"test{number}" for number in range(64))
+
+
+def step_message(number: int) -> StepMessage:
+    """Make a message that asks for an `inspect`, of a task and a step of that number."""
+    return StepMessage(
+        task_id=number,
+        run_id="r",
+        at=datetime.now(UTC),
+        step_id=f"s{number}",
+        step="inspect",
+        attempt=1,
+        seq=1,
+        position=1,
+        total=1,
+        config={},
+    )
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shared.broker import Broker, BrokerUnavailable, Delivery, NoAnswer, connect, step_route
-from shared.contracts.messages import StepMessage
 from shared.contracts.rpc import PREVIEW_RENDER, Refusal, Request
 from shared.contracts.steps import STEPS
 from stdweb.stack.rabbit import RabbitNode
-from tests.support.rabbit import free_ports
+from tests.support.rabbit import free_ports, step_message
 from tests.support.relay import Relay
 
 COUNT = 3
@@ -124,18 +123,7 @@ class Steps:
         number = 0
         while True:
             number += 1
-            step = StepMessage(
-                task_id=number,
-                run_id="r",
-                at=datetime.now(UTC),
-                step_id=f"s{number}",
-                step="inspect",
-                attempt=1,
-                seq=1,
-                position=1,
-                total=1,
-                config={},
-            )
+            step = step_message(number)
             try:
                 await broker.publish(step_route("inspect"), step, message_id=step.step_id)
                 self.taken.append(step.step_id)
